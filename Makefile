@@ -1,0 +1,42 @@
+# Every target makes the virtual environment when it is missing or older than the project's files.
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+VENV   := .venv
+BIN    := $(VENV)/bin
+READY  := $(VENV)/.ready
+PROFILE ?= demo
+
+.PHONY: help study test lab book pair lint constraints clean
+help:            ## this list
+	@grep -E '^[a-z]+: .*##' Makefile | sed -E 's/:.*## /\t/'
+
+$(READY): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,cluster]'
+	@touch $@
+
+study: $(READY)  ## demo corpus, crops, training, all chapters, the book (PROFILE=demo)
+	$(BIN)/dfnb study --profile $(PROFILE)
+
+test: $(READY)   ## unit tests, the smoke profile through papermill, nbval, the book with -W
+	$(BIN)/python -m pytest
+
+lab: $(READY)    ## the notebooks in JupyterLab
+	$(BIN)/jupyter lab notebooks
+
+book: $(READY)   ## the report from the chapters that are there
+	$(BIN)/jupyter-book build book
+
+pair: $(READY)   ## write each notebooks/*.ipynb anew from its .py
+	$(BIN)/dfnb pair
+
+lint: $(READY)
+	$(BIN)/ruff check .
+
+constraints:     ## resolve pyproject.toml anew and write constraints.txt
+	rm -rf $(VENV)-fresh && $(PYTHON) -m venv $(VENV)-fresh
+	$(VENV)-fresh/bin/python -m pip install --quiet --disable-pip-version-check -e '.[dev,cluster]'
+	$(VENV)-fresh/bin/python -m pip freeze --exclude-editable | sed 's/+cpu//' | sed '/ @ /d' > constraints.txt
+	rm -rf $(VENV)-fresh
+
+clean:           ## remove what can be made again; runs/ and data/ stay
+	rm -rf cache book/_build .pytest_cache .ruff_cache
