@@ -1,0 +1,93 @@
+import pytest
+
+from dfnb import UserError, corpora
+
+
+@pytest.fixture
+def layout(tmp_path):
+    """Empty files in FF++'s official layout: three reals, two fakes of two methods."""
+    folders = {
+        "original_sequences/youtube": ["003", "000", "010"],
+        "manipulated_sequences/FaceSwap": ["003_000", "000_003"],
+        "manipulated_sequences/NeuralTextures": ["000_003", "003_000"],
+    }
+    for folder, names in folders.items():
+        place = tmp_path / folder / "c23" / "videos"
+        place.mkdir(parents=True)
+        for name in names:
+            (place / f"{name}.mp4").touch()
+    return tmp_path
+
+
+def message(*arguments, **options):
+    with pytest.raises(UserError) as error:
+        corpora.index(*arguments, **options)
+    return str(error.value)
+
+
+def test_the_table_has_the_agreed_columns_and_sorted_rows(layout):
+    videos = corpora.index(layout, methods=["NeuralTextures", "FaceSwap"])
+    assert videos.columns.tolist() == ["corpus", "method", "video", "label", "target", "source", "path"]
+    assert videos.method.tolist() == ["real"] * 3 + ["NeuralTextures"] * 2 + ["FaceSwap"] * 2
+    assert videos.video.tolist() == ["000", "003", "010", "000_003", "003_000", "000_003", "003_000"]
+    assert videos.label.tolist() == [0, 0, 0, 1, 1, 1, 1]
+    assert not videos.duplicated(["corpus", "method", "video"]).any()
+
+
+def test_a_fake_knows_target_and_source_and_a_real_has_no_source(layout):
+    videos = corpora.index(layout, methods=["FaceSwap"]).set_index(["method", "video"])
+    assert videos.loc[("FaceSwap", "003_000"), ["target", "source"]].tolist() == ["003", "000"]
+    assert videos.loc[("real", "003"), "target"] == "003"
+    assert videos.loc["real", "source"].isna().all()
+
+
+def test_the_first_videos_of_each_class_are_taken(layout):
+    videos = corpora.index(layout, methods=["FaceSwap"], videos_per_class=1)
+    assert videos.video.tolist() == ["000", "000_003"]
+
+
+def test_hidden_files_are_no_videos_and_paths_with_spaces_are_fine(layout):
+    place = layout / "original_sequences/youtube/c23/videos"
+    (place / "._000.mp4").touch()
+    assert len(corpora.index(layout, methods=[])) == 3
+    moved = layout.rename(layout.with_name("a corpus \N{WINKING FACE}"))
+    assert corpora.index(moved, methods=[]).path.str.startswith(str(moved)).all()
+
+
+def test_the_demo_corpus_is_called_demo(layout):
+    assert set(corpora.index(layout, methods=[]).corpus) == {"FF++"}
+    (layout / "corpus.json").write_text("{}")
+    assert set(corpora.index(layout, methods=[]).corpus) == {"demo"}
+
+
+def test_a_missing_or_empty_root_names_the_path_and_the_way_out(layout, tmp_path):
+    missing = message(tmp_path / "nowhere", methods=[])
+    assert str(tmp_path / "nowhere") in missing and "dfnb demo" in missing and "corpus.root" in missing
+    (tmp_path / "empty").mkdir()
+    assert "found nothing" in message(tmp_path / "empty", methods=[])
+    (tmp_path / "other" / "holidays").mkdir(parents=True)
+    assert "found holidays" in message(tmp_path / "other", methods=[])
+
+
+def test_a_missing_method_or_compression_says_what_was_found(layout):
+    assert "found FaceSwap, NeuralTextures" in message(layout, methods=["Deepfakes"])
+    missing = message(layout, methods=[], compression="c40")
+    assert "in compression c40" in missing and "found c23" in missing
+    assert "one of raw, c23, c40, got 'c24'" in message(layout, methods=[], compression="c24")
+
+
+def test_a_method_cannot_lead_out_of_the_corpus(layout):
+    assert "no method '../original_sequences'" in message(layout, methods=["../original_sequences"])
+
+
+def test_a_class_without_videos_and_a_fake_without_a_pair_are_named(layout):
+    place = layout / "manipulated_sequences/FaceSwap/c23/videos"
+    (place / "000_.mp4").touch()
+    assert "000_.mp4 is not named <target>_<source>.mp4" in message(layout, methods=["FaceSwap"])
+    for file in place.iterdir():
+        file.unlink()
+    assert "no videos of FaceSwap" in message(layout, methods=["FaceSwap"])
+
+
+def test_fewer_than_one_video_per_class_is_refused(layout):
+    assert "at least 1" in message(layout, methods=[], videos_per_class=0)

@@ -1,0 +1,165 @@
+import cv2
+import numpy as np
+import pytest
+
+from dfnb import faces
+
+GREY = np.full((256, 256, 3), 128, np.uint8)
+
+
+def clip(count, height=256, width=256):
+    """Frames that differ in their first pixel only, so that a double knows which one it sees."""
+    frames = np.full((count, height, width, 3), 128, np.uint8)
+    frames[:, 0, 0] = np.arange(count)[:, None]
+    return frames
+
+
+def double(answers):
+    """A detector that gives the listed boxes for the frame whose number stands in the first pixel."""
+    seen = []
+
+    def detect(grey):
+        seen.append(int(grey[0, 0]))
+        return [(box, 1.0) for box in answers[grey[0, 0]]]
+
+    detect.seen = seen
+    return detect
+
+
+def box(x, y, side=100):
+    return (x - side / 2, y - side / 2, x + side / 2, y + side / 2)
+
+
+def corners(table):
+    return table[["x0", "y0", "x1", "y1"]].to_numpy()
+
+
+def test_a_still_face_keeps_its_box_in_every_frame():
+    table = faces.track(clip(5), double([[box(128, 120)]] * 5), pts=np.arange(5) / 25)
+    assert table.status.tolist() == ["kept"] * 5 and table.faces.tolist() == [1] * 5
+    np.testing.assert_allclose(corners(table), [box(128, 120)] * 5)
+
+
+def test_boxes_are_squares_around_the_same_centre():
+    table = faces.track(clip(1), double([[(50, 60, 150, 140)]]))
+    np.testing.assert_allclose(corners(table), [[50, 50, 150, 150]])
+
+
+def test_the_large_and_lasting_face_is_followed_not_the_best_or_the_largest_once():
+    main, small, once = box(90, 90, 90), box(200, 200, 50), box(128, 128, 200)
+    answers = [[small, main], [main, small], [main, small], [main], [small]]
+    table = faces.track(clip(5), double(answers))
+    assert table.status.tolist() == ["kept"] * 4 + ["only another face"]
+    assert table.faces.tolist() == [2, 2, 2, 1, 1]
+    np.testing.assert_allclose(corners(table)[:4], [main] * 4)
+    table = faces.track(clip(5), double([[box(60, 60, 90)]] * 4 + [[box(200, 190, 100), box(60, 60, 90)]]))
+    np.testing.assert_allclose(corners(table), [box(60, 60, 90)] * 5)
+    assert once not in corners(table).tolist()
+
+
+def test_a_moving_face_is_followed_by_overlap_past_another_that_stands_still():
+    moving = [box(60 + 25 * at, 80) for at in range(6)]
+    answers = [[box(60, 200, 80), place] for place in moving]
+    np.testing.assert_allclose(corners(faces.track(clip(6), double(answers))), moving)
+
+
+def test_a_frame_without_a_face_says_so_and_has_no_box():
+    table = faces.track(clip(3), double([[box(128, 128)], [], [box(128, 128)]]), pts=np.arange(3) / 25)
+    assert table.status.tolist() == ["kept", "no face", "kept"]
+    assert table.faces.tolist() == [1, 0, 1]
+    assert table.iloc[1][["x0", "y0", "x1", "y1", "score"]].isna().all()
+    assert table.iloc[[0, 2]].notna().all(axis=None)
+
+
+def test_a_clip_without_any_face_is_all_no_face():
+    table = faces.track(clip(3), double([[]] * 3), pts=np.arange(3) / 25)
+    assert table.status.tolist() == ["no face"] * 3
+
+
+def test_a_face_more_than_half_outside_leaves_the_picture():
+    table = faces.track(clip(2), double([[box(2, 128)], [box(-2, 128)]]))
+    assert table.status.tolist() == ["kept", "face leaves the picture"]
+
+
+def test_frames_between_searched_ones_are_interpolated():
+    detect = double([[box(60 + 10 * at, 100, 80 + 2 * at)] for at in range(8)])
+    table = faces.track(clip(8), detect, every=3)
+    assert detect.seen == [0, 3, 6, 7]
+    np.testing.assert_allclose(corners(table), [box(60 + 10 * at, 100, 80 + 2 * at) for at in range(8)])
+    assert table.status.tolist() == ["kept"] * 8 and table.faces.tolist() == [1] * 8
+
+
+def test_a_frame_between_is_kept_only_if_both_neighbours_hold_the_face():
+    table = faces.track(clip(7), double([[box(128, 128)]] * 3 + [[]] + [[box(128, 128)]] * 3), every=3)
+    assert table.status.tolist() == ["kept", "no face", "no face", "no face", "no face", "no face", "kept"]
+
+
+def test_jitter_is_smoothed_where_frames_are_close_and_kept_where_they_are_far():
+    jitter = [box(128 + 3 * (-1) ** at, 128) for at in range(12)]
+    close = corners(faces.track(clip(12), double([[place] for place in jitter]), pts=np.arange(12) / 25))
+    assert np.ptp(close[3:-3, 0]) < 1  # 6 pixels before
+    far = corners(faces.track(clip(12), double([[place] for place in jitter]), pts=np.arange(12) * 1.5))
+    np.testing.assert_allclose(far, jitter, atol=1e-6)
+
+
+def test_a_steady_movement_is_not_bent_by_smoothing():
+    steady = [box(60 + 4 * at, 128) for at in range(25)]
+    table = faces.track(clip(25), double([[place] for place in steady]), pts=np.arange(25) / 25)
+    np.testing.assert_allclose(corners(table)[8:-8], steady[8:-8], atol=0.02)
+
+
+def test_a_large_frame_is_searched_reduced_and_its_boxes_are_scaled_back():
+    sizes = []
+
+    def detect(grey):
+        sizes.append(grey.shape)
+        return [((40, 50, 140, 150), 0.7)]
+
+    assert faces.find(np.zeros((960, 1280, 3), np.uint8), detect) == [((80, 100, 280, 300), 0.7)]
+    assert sizes == [(480, 640)]
+
+
+def test_where_the_reduced_frame_shows_no_face_the_full_one_is_searched():
+    def detect(grey):
+        return [((40, 50, 130, 140), 0.7)] if grey.shape == (960, 1280) else []
+
+    assert faces.find(np.zeros((960, 1280, 3), np.uint8), detect) == [((40, 50, 130, 140), 0.7)]
+
+
+def test_widening_keeps_the_centre():
+    assert faces.widen((100, 100, 200, 200), 1.3) == pytest.approx((85, 85, 215, 215))
+
+
+def test_a_crop_of_its_own_size_is_a_plain_copy():
+    frame = np.random.default_rng(0).integers(0, 256, (80, 90, 3), dtype=np.uint8)
+    np.testing.assert_array_equal(faces.crop(frame, (10, 20, 42, 52), 32), frame[20:52, 10:42])
+
+
+def test_shrinking_averages_areas():
+    frame = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+    means = frame.reshape(16, 4, 16, 4, 3).mean(axis=(1, 3))
+    np.testing.assert_allclose(faces.crop(frame, (0, 0, 64, 64), 16), means, atol=0.51)
+
+
+def test_outside_the_frame_a_crop_is_reflected():
+    frame = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+    crop = faces.crop(frame, (-8, -8, 24, 24), 32)
+    np.testing.assert_array_equal(crop[8:, 8:], frame[:24, :24])
+    np.testing.assert_array_equal(crop[:8, 8:], frame[8:0:-1, :24])
+    assert faces.crop(frame, (-90, -90, 110, 110), 16).shape == (16, 16, 3)
+
+
+def test_dlib_sees_no_face_in_a_blank_picture():
+    grey = cv2.cvtColor(GREY, cv2.COLOR_RGB2GRAY)
+    assert faces.detector()(grey) == []
+
+
+def test_dlib_finds_the_faces_of_the_demo_world(corpus):
+    from dfnb import video
+
+    detect = faces.detector()
+    for path in sorted(corpus.rglob("c23/videos/*.mp4"))[:3]:
+        clip = video.read(path, 4)
+        table = faces.track(clip.frames, detect, pts=clip.pts)
+        assert table.status.tolist() == ["kept"] * len(clip.frames)
+        assert table.x1.sub(table.x0).between(80, 240).all()
