@@ -1,0 +1,249 @@
+import dataclasses
+import json
+import shutil
+from pathlib import Path
+
+import av
+import cv2
+import numpy as np
+import pytest
+
+from dfnb.demo import corpus as demo
+from dfnb.demo.kinds import KINDS, Strengths, fakes, plant, record
+from dfnb.demo.reenact import ReenactStrength
+from dfnb.demo.render import LANDMARKS
+from dfnb.demo.swap import SwapStrength, face_swap
+
+SMALL = {"seed": 3, "identities": 4, "frames": 3, "progress": False}
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def frames(path: Path) -> np.ndarray:
+    with av.open(path) as container:
+        return np.stack([frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)])
+
+
+def sharpness(image: np.ndarray, where: np.ndarray) -> float:
+    grey = image.mean(2)
+    return float(np.abs(grey - cv2.GaussianBlur(grey, (0, 0), 1))[where].mean())
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory) -> Path:
+    return demo.make(tmp_path_factory.mktemp("small") / "demo", workers=1, **SMALL)
+
+
+@pytest.fixture(scope="module")
+def takes():
+    return record(8, 0, 4), record(8, 1, 4)
+
+
+def test_the_layout_is_the_official_one_with_closed_pairs(corpus):
+    names = {path.relative_to(corpus).as_posix() for path in corpus.rglob("*.mp4")}
+    reals = {f"original_sequences/youtube/c23/videos/{id:03d}.mp4" for id in range(6)}
+    pairs = ["000_001", "001_000", "002_003", "003_002", "004_005", "005_004"]
+    fakes = {f"manipulated_sequences/{kind}/c23/videos/{pair}.mp4" for kind in KINDS for pair in pairs}
+    assert names == reals | fakes
+
+
+def test_every_video_has_its_frames_in_h264(corpus):
+    for path in corpus.rglob("*.mp4"):
+        with av.open(path) as container:
+            stream = container.streams.video[0]
+            assert (stream.codec_context.name, stream.pix_fmt) == ("h264", "yuv420p")
+            assert (stream.average_rate, stream.width, stream.height) == (25, 256, 256)
+            assert stream.frames == sum(1 for _ in container.decode(video=0)) == 12
+
+
+def test_the_bytes_do_not_depend_on_the_number_of_workers(small, tmp_path):
+    assert files(demo.make(tmp_path / "again", workers=2, **SMALL)) == files(small)
+
+
+def test_another_seed_makes_other_people(small, tmp_path):
+    other = demo.make(tmp_path / "other", workers=1, **SMALL | {"seed": 4, "identities": 2})
+    real = demo.video_path(other, "real", "000").read_bytes()
+    assert real != demo.video_path(small, "real", "000").read_bytes()
+
+
+def test_a_deleted_video_comes_back_with_the_same_bytes(small, tmp_path):
+    folder = shutil.copytree(small, tmp_path / "demo")
+    gone = [demo.video_path(folder, *video) for video in (("FaceSwap", "003_002"), ("real", "000"))]
+    kept = demo.video_path(folder, "NeuralTextures", "003_002")
+    for path in gone:
+        path.unlink()
+    before = kept.stat().st_mtime_ns
+    demo.make(folder, workers=1, **SMALL)
+    assert files(folder) == files(small)
+    assert kept.stat().st_mtime_ns == before
+
+
+def test_an_interrupted_corpus_has_no_corpus_json_and_is_finished_later(small, tmp_path, monkeypatch):
+    encode, left = demo._encode, [5]
+
+    def power_cut(pictures):
+        left[0] -= 1
+        if left[0] < 0:
+            raise KeyboardInterrupt
+        return encode(pictures)
+
+    monkeypatch.setattr(demo, "_encode", power_cut)
+    with pytest.raises(KeyboardInterrupt):
+        demo.make(tmp_path / "demo", workers=1, **SMALL)
+    assert not (tmp_path / "demo/corpus.json").exists()
+    with pytest.raises(ValueError, match="with seed 3, not 4"):
+        demo.make(tmp_path / "demo", workers=1, **SMALL | {"seed": 4})
+    monkeypatch.undo()
+    assert files(demo.make(tmp_path / "demo", workers=1, **SMALL)) == files(small)
+
+
+@pytest.mark.parametrize("change, words", [
+    ({"frames": 4}, "with frames 3, not 4"),
+    ({"planted": 2.0}, "with planted 0.0, not 2.0"),
+    ({"swap": SwapStrength(feather=2)}, "with strengths.swap.feather 1.5, not 2"),
+    ({"kinds": ("FaceSwap",)}, "with kinds .*; delete the folder or choose another one"),
+])
+def test_a_folder_with_other_settings_is_refused(small, change, words):
+    before = files(small)
+    with pytest.raises(ValueError, match=words):
+        demo.make(small, workers=1, **SMALL | change)
+    assert files(small) == before
+
+
+def test_someone_elses_videos_are_not_touched(tmp_path):
+    (tmp_path / "original_sequences").mkdir()
+    with pytest.raises(ValueError, match="no corpus.json"):
+        demo.make(tmp_path, workers=1, **SMALL)
+    assert [path.name for path in tmp_path.iterdir()] == ["original_sequences"]
+
+
+@pytest.mark.parametrize("change, words", [
+    ({"identities": 5}, "even number"), ({"frames": 0}, "frames must be at least 1"),
+    ({"kinds": ("Face2Face",)}, "no Face2Face; it makes FaceSwap, NeuralTextures"),
+    ({"planted": -1}, "planted"),
+])
+def test_settings_out_of_range_are_refused_before_anything_is_written(tmp_path, change, words):
+    with pytest.raises(ValueError, match=words):
+        demo.make(tmp_path / "demo", **SMALL | change)
+    assert not (tmp_path / "demo").exists()
+
+
+def test_strengths_out_of_range_are_refused():
+    with pytest.raises(ValueError, match="source_resolution must be in"):
+        SwapStrength(source_resolution=0)
+    with pytest.raises(ValueError, match="feather must be at least 0, got -1"):
+        ReenactStrength(feather=-1)
+
+
+def test_corpus_json_holds_the_settings(small):
+    stored = json.loads((small / "corpus.json").read_text())
+    assert stored["seed"] == 3 and stored["identities"] == 4
+    assert stored["strengths"] == dataclasses.asdict(Strengths())
+    assert not (small / demo.UNFINISHED).exists()
+
+
+def test_a_corpus_of_an_older_world_is_refused(small, tmp_path):
+    folder = shutil.copytree(small, tmp_path / "demo")
+    older = json.loads((folder / "corpus.json").read_text()) | {"world": 0}
+    (folder / "corpus.json").write_text(json.dumps(older))
+    with pytest.raises(ValueError, match="version 0 of the demo world"):
+        demo.masks(folder, "FaceSwap", "000_001")
+    with pytest.raises(ValueError, match="with world 0, not 1"):
+        demo.make(folder, workers=1, **SMALL)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_manipulation_changes_pixels_of_its_mask_only(takes, kind):
+    for before, (image, mask) in zip(takes[0].frames, fakes(kind, *takes, Strengths()), strict=True):
+        changed = (image != before.image).any(2)
+        assert not changed[mask == 0].any()
+        assert changed[mask > 0.9].mean() > 0.8
+        assert 0.02 < (mask > 0.5).mean() < 0.3
+
+
+def test_neural_textures_leaves_the_upper_face_alone(takes):
+    for before, (image, _) in zip(takes[0].frames, fakes("NeuralTextures", *takes, Strengths()), strict=True):
+        for part in ("brows", "eyes"):
+            bottom = int(before.landmarks[LANDMARKS[part], 1].max()) + 1
+            np.testing.assert_array_equal(image[:bottom], before.image[:bottom])
+
+
+def test_neural_textures_takes_the_mouth_of_the_source(takes):
+    """With nothing lost on the way, a closed and an open source give different mouths on the same target."""
+    target, source = takes
+    clear = Strengths(reenact=ReenactStrength(bottleneck=1, colour=0))
+    mouths = []
+    for opening in (0.0, 1.0):
+        source.poses = [dataclasses.replace(pose, mouth=opening) for pose in source.poses]
+        mouths.append(next(fakes("NeuralTextures", target, source, clear))[0].astype(int))
+    x, y = target.frames[0].landmarks[LANDMARKS["mouth"]].mean(0).astype(int)
+    assert np.abs(mouths[0] - mouths[1])[y - 5:y + 6, x - 5:x + 6].mean() > 10
+
+
+def test_swapping_a_face_with_itself_at_full_resolution_changes_next_to_nothing(takes):
+    frame = takes[0].frames[0]
+    image, mask = face_swap(frame, frame, strength=SwapStrength(jitter=0, source_resolution=1),
+                            rng=np.random.default_rng(0))
+    assert np.abs(image.astype(int) - frame.image)[mask > 0].max() <= 1
+
+
+def test_a_lower_resolution_removes_fine_detail(takes):
+    target, source = (take.frames[0] for take in takes)
+    details = []
+    for resolution in (1.0, 0.6, 0.4, 0.2):
+        image, mask = face_swap(target, source, strength=SwapStrength(jitter=0, source_resolution=resolution),
+                                rng=np.random.default_rng(0))
+        details.append(sharpness(image, mask == 1))
+    assert details == sorted(details, reverse=True)
+    assert details[-1] < 0.5 * details[0]
+
+
+def test_a_bottleneck_removes_fine_detail(takes):
+    details = []
+    for bottleneck in (1.0, 0.5, 0.22):
+        strengths = Strengths(reenact=ReenactStrength(bottleneck=bottleneck))
+        image, mask = next(fakes("NeuralTextures", *takes, strengths))
+        details.append(sharpness(image, mask == 1))
+    assert details == sorted(details, reverse=True)
+
+
+def test_masks_are_those_of_the_video_on_disk(corpus):
+    masks = demo.masks(corpus, "FaceSwap", "001_000")
+    assert masks.shape == (12, 256, 256) and masks.dtype == np.uint8
+    real = frames(demo.video_path(corpus, "real", "001")).astype(int)
+    fake = frames(demo.video_path(corpus, "FaceSwap", "001_000"))
+    change = np.abs(real - fake).mean(3)
+    assert change[masks > 200].mean() > 5 * change[masks == 0].mean()
+
+
+@pytest.mark.parametrize("method, video",
+                         [("real", "000"), ("FaceSwap", "000_002"), ("Deepfakes", "000_001")])
+def test_masks_of_a_video_that_is_no_fake_are_refused(corpus, method, video):
+    with pytest.raises(ValueError, match="has no fake"):
+        demo.masks(corpus, method, video)
+
+
+def test_the_planted_cue_is_a_pattern_of_the_person_with_the_label_as_its_sign(small, tmp_path):
+    planted = demo.make(tmp_path / "planted", workers=1, planted=6.0, **SMALL | {"identities": 2})
+
+    def cue(method, video):
+        """What planting has changed in a video, without the codec's fine noise; (256, 256)."""
+        with_cue, without = (frames(demo.video_path(folder, method, video)).mean((0, 3))
+                             for folder in (planted, small))
+        return cv2.GaussianBlur(with_cue - without, (0, 0), 6)
+
+    real, other = cue("real", "000"), cue("real", "001")
+    for kind in KINDS:
+        assert np.corrcoef(real.ravel(), cue(kind, "000_001").ravel())[0, 1] < -0.9
+        assert abs(np.corrcoef(real.ravel(), cue(kind, "001_000").ravel())[0, 1]) < 0.7
+    assert abs(np.corrcoef(real.ravel(), other.ravel())[0, 1]) < 0.7
+    assert 3 < np.abs(real).max() < 7
+
+
+def test_nothing_is_planted_by_default(takes):
+    pictures = [frame.image for frame in takes[0].frames]
+    assert plant(pictures, takes[0].scene.person, 0.0) is pictures
+    changed = plant(pictures, takes[0].scene.person, 2.0)[0].astype(int) - pictures[0]
+    assert np.abs(changed).max() == 2
