@@ -1,0 +1,256 @@
+"""CLIP: load it by name, normalise crops, give features. The only room that knows transformers."""
+
+import copy
+import functools
+import hashlib
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+import transformers
+from huggingface_hub import snapshot_download
+from safetensors import SafetensorError
+from torch import nn
+from tqdm import tqdm
+
+from dfnb import UserError, arrays, paths
+
+transformers.utils.logging.set_verbosity_error()
+transformers.utils.logging.disable_progress_bar()
+
+TINY = Path(__file__).parent / "demo" / "tiny-clip"
+KINDS = ("projected", "pooled")
+TOKENS = 2**14  # tokens in one forward pass without gradients: 252 crops at 65 tokens, 63 at 257
+HELD = 2**30  # bytes of crops kept in memory by a reader; beyond it they are read batch by batch
+PREFIX_LIMIT = 4 * 2**30  # bytes of one prefix array; beyond it the frozen blocks are computed anew
+
+Reader = Callable[..., torch.Tensor]  # (rows, flip=None) -> what a model eats, (n, ...)
+
+
+def load(name: str = "tiny", *, device: str | None = None) -> "Clip":
+    """The CLIP called `name`: "tiny", a folder of `save_pretrained`, or a hub name `owner/name[@revision]`.
+
+    Weights are read from safetensors only, as float32; no code of the checkpoint runs. A hub name is looked
+    up in the local cache first. `device` is chosen by itself: a GPU where there is one.
+    """
+    folder = _folder(str(name))
+    settings = json.loads((folder / "config.json").read_text())
+    if settings.get("model_type") != "clip":
+        raise UserError(
+            f"{name} is a {settings.get('model_type')!r} checkpoint; dfnb needs one of model_type 'clip'"
+        )
+    try:
+        model, found = transformers.CLIPModel.from_pretrained(
+            folder, dtype=torch.float32, use_safetensors=True, local_files_only=True, output_loading_info=True
+        )
+    except (OSError, RuntimeError, ValueError, SafetensorError) as error:
+        raise UserError(
+            f"the CLIP checkpoint {name} cannot be read: {' '.join(str(error).split())[:300]}"
+        ) from error
+    wrong = {kind: found[f"{kind}_keys"] for kind in ("missing", "unexpected", "mismatched")}
+    if any(wrong.values()):
+        listed = "; ".join(
+            f"{kind}: {', '.join(sorted(map(str, keys)))}" for kind, keys in wrong.items() if keys
+        )
+        raise UserError(f"the keys of the CLIP checkpoint {name} are not those of a CLIPModel, {listed}")
+    preprocessing = json.loads((folder / "preprocessor_config.json").read_text())
+    return Clip(str(name), model, preprocessing, folder, device)
+
+
+def _folder(name: str) -> Path:
+    """The local folder of a checkpoint, downloaded when it is a hub name that is not yet in the cache."""
+    if name == "tiny" or Path(name).expanduser().is_dir():
+        folder = TINY if name == "tiny" else Path(name).expanduser()
+        if lacking := _lacking(folder):
+            raise UserError(
+                f"{name} is no CLIP checkpoint ({folder.name}/): it lacks {' and '.join(lacking)}"
+            )
+        return folder
+    repository, _, revision = name.partition("@")
+    wanted = {"revision": revision or None, "allow_patterns": ["model*.safetensors*", "*.json", "*.txt"]}
+    reason = "there is no such folder"
+    if repository.count("/") == 1 and not repository.startswith((".", "/", "~")):
+        for offline in (True, False):
+            try:
+                folder = Path(snapshot_download(repository, local_files_only=offline, **wanted))
+            except Exception as error:  # the hub client raises its own, requests' and httpx's errors
+                reason = f"{type(error).__name__} at the hub"
+                continue
+            if not (lacking := _lacking(folder)):
+                return folder
+            reason = f"the hub's copy lacks {' and '.join(lacking)}"
+    raise UserError(
+        f'the CLIP {name!r} was not found: {reason}; give "tiny", a folder with config.json, '
+        "preprocessor_config.json and model.safetensors, or a hub name such as openai/clip-vit-large-patch14"
+    )
+
+
+def _lacking(folder: Path) -> list[str]:
+    needed = {"config.json": "config.json", "preprocessor_config.json": "preprocessor_config.json",
+              "model*.safetensors": "weights in safetensors"}  # fmt: skip
+    return [label for pattern, label in needed.items() if not any(folder.glob(pattern))]
+
+
+class Clip:
+    """A frozen CLIP.
+
+    `size`: input pixels; `tokens`: patches + 1; `width`, `layers`: of the image tower; `dim`: joint space.
+    """
+
+    def __init__(self, name: str, model, preprocessing: dict, folder: Path | None, device: str | None = None):
+        self.name, self.folder, self.preprocessing = name, folder, preprocessing
+        self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        self.model = model.float().eval().requires_grad_(False).to(self.device)
+        vision = model.config.vision_config
+        self.size, self.width, self.layers = vision.image_size, vision.hidden_size, vision.num_hidden_layers
+        self.dim, self.tokens = model.config.projection_dim, (vision.image_size // vision.patch_size) ** 2 + 1
+        self.logit_scale = float(model.logit_scale)
+        colours = torch.tensor(
+            [preprocessing[key] for key in ("image_mean", "image_std")], device=self.device
+        )
+        self._mean, self._std = colours.view(2, 1, 3, 1, 1)
+
+    @functools.cached_property
+    def fingerprint(self) -> str:
+        """16 hex digits of SHA-256 over weights, shape and normalisation; one for all key layouts on disk."""
+        config = self.model.config.vision_config.to_diff_dict()
+        facts = {key: config[key] for key in sorted(config) if key not in ("dtype", "transformers_version")}
+        facts |= {key: self.preprocessing[key] for key in ("image_mean", "image_std")}
+        total = hashlib.sha256(json.dumps(facts, sort_keys=True).encode())
+        for key, tensor in sorted(self.model.state_dict().items()):
+            total.update(key.encode())
+            total.update(tensor.cpu().contiguous().numpy().tobytes())
+        return total.hexdigest()[:16]
+
+    @functools.cached_property
+    def tokenizer(self):
+        return transformers.AutoTokenizer.from_pretrained(self.folder, local_files_only=True)
+
+    def untrained(self, seed: int) -> "Clip":
+        """The same architecture, initialised at random by transformers: the control of frozen features."""
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            model = transformers.CLIPModel(copy.deepcopy(self.model.config))
+        return Clip(f"{self.name}, untrained", model, self.preprocessing, self.folder, str(self.device))
+
+    def pixels(self, images: np.ndarray | torch.Tensor) -> torch.Tensor:
+        """uint8 (n, h, w, 3) to float (n, 3, size, size), normalised by the checkpoint's mean and std."""
+        pixels = torch.as_tensor(images).to(self.device).permute(0, 3, 1, 2).float()
+        if pixels.shape[-2:] != (self.size, self.size):
+            for height in (pixels.shape[-2], self.size):  # as PIL: each axis rounded to grey levels
+                pixels = F.interpolate(pixels, (height, self.size), mode="bicubic", antialias=True)
+                pixels = pixels.round().clamp(0, 255)
+        return ((pixels / 255 - self._mean) / self._std).contiguous()
+
+    def vision_tower(self) -> nn.Module:
+        """A trainable copy of the image tower (`CLIPVisionModel`); what a method adapts."""
+        tower = copy.deepcopy(self.model.vision_model).requires_grad_(True)
+        tower.config._name_or_path = self.name  # goes into PEFT's adapter_config.json
+        return tower
+
+    def precision(self) -> torch.autocast:
+        """bfloat16 on a GPU, float32 elsewhere."""
+        return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.device.type == "cuda")
+
+    @torch.inference_mode()
+    def tower(self, pixels: torch.Tensor) -> torch.Tensor:
+        """Pooled features (n, width) of the frozen tower."""
+        return leave(self.model.vision_model, enter(self.model.vision_model, pixels, 0), 0)
+
+    def pixel_reader(self, view) -> Reader:
+        """Rows of a view to normalised pixels (n, 3, size, size); `flip` (n,) bool mirrors them."""
+        held = None
+        if self.device.type == "cuda" or len(view) * view.size**2 * 3 <= HELD:
+            held = torch.as_tensor(view.images()).to(self.device)
+
+        def read(rows: np.ndarray, flip: np.ndarray | None = None) -> torch.Tensor:
+            images = view.images(rows) if held is None else held[torch.as_tensor(rows, device=self.device)]
+            pixels = self.pixels(images)
+            if flip is None:
+                return pixels
+            flip = torch.as_tensor(flip, device=self.device).view(-1, 1, 1, 1)
+            return torch.where(flip, pixels.flip(-1), pixels)
+
+        return read
+
+    def hidden_reader(self, view, block: int, *, keep: bool = True, limit: int = PREFIX_LIMIT) -> Reader:
+        """Rows of a view to the frozen activations (n, tokens, width) that enter `block`.
+
+        With `keep` they are computed once for the view's root and memory-mapped afterwards, unless that array
+        would exceed `limit` bytes or `block` is 0 (nothing is saved). Kept activations cannot be flipped.
+        """
+        frozen = self.model.vision_model
+        if not keep or block == 0 or len(view.root) * self.tokens * self.width * 4 > limit:
+            read = self.pixel_reader(view)
+
+            def fresh(rows: np.ndarray, flip: np.ndarray | None = None) -> torch.Tensor:
+                with torch.no_grad(), self.precision():
+                    return enter(frozen, read(rows, flip), block)
+
+            return fresh
+        shape = (self.tokens, self.width)
+        kept = self._kept(view.root, f"block{block}", shape, lambda pixels: enter(frozen, pixels, block))
+
+        def read_kept(rows: np.ndarray, flip: None = None) -> torch.Tensor:
+            if flip is not None:
+                raise ValueError("kept activations cannot be flipped")
+            return torch.from_numpy(kept[view.positions[rows]]).to(self.device)
+
+        return read_kept
+
+    def image_features(self, view, *, kind: str = "projected") -> np.ndarray:
+        """float32 (n, dim) of unit length for "projected", (n, width) for "pooled".
+
+        Computed once per checkpoint for the view's root, whatever is selected of it.
+        """
+        if kind not in KINDS:
+            raise UserError(f"features must be one of {', '.join(KINDS)}, got {kind!r}")
+
+        def features(pixels: torch.Tensor) -> torch.Tensor:
+            pooled = self.tower(pixels)
+            return pooled if kind == "pooled" else F.normalize(self.model.visual_projection(pooled), dim=-1)
+
+        shape = (self.width if kind == "pooled" else self.dim,)
+        return np.asarray(self._kept(view.root, kind, shape, features)[view.positions])
+
+    def _kept(self, view, kind: str, shape: tuple[int, ...], compute: Callable) -> np.ndarray:
+        def build(array: np.ndarray) -> None:
+            step, read = max(1, TOKENS // self.tokens), self.pixel_reader(view)
+            for start in tqdm(range(0, len(view), step), desc=f"CLIP {kind}", disable=None, leave=False):
+                rows = np.arange(start, min(start + step, len(view)))
+                with torch.inference_mode(), self.precision():
+                    array[rows] = compute(read(rows)).float().cpu().numpy()
+
+        path = paths.cache() / "features" / self.fingerprint / f"{view.fingerprint}-{kind}.npy"
+        return arrays.kept(path, (len(view), *shape), build)
+
+    @torch.inference_mode()
+    def text_features(self, prompts: list[str]) -> np.ndarray:
+        """float32 (n, dim) of unit length, one row per prompt."""
+        tokens = self.tokenizer(list(prompts), padding=True, return_tensors="pt").to(self.device)
+        used, room = tokens.input_ids.shape[1], self.model.config.text_config.max_position_embeddings
+        if used > room:
+            longest = max(prompts, key=len)
+            raise UserError(
+                f"a prompt has {used} tokens, {self.name} takes at most {room}; shorten {longest!r}"
+            )
+        projected = self.model.get_text_features(**tokens).pooler_output
+        return F.normalize(projected, dim=-1).cpu().numpy()
+
+
+def enter(tower: nn.Module, pixels: torch.Tensor, block: int) -> torch.Tensor:
+    """The activations (n, tokens, width) that enter `block` of an image tower."""
+    hidden = tower.pre_layrnorm(tower.embeddings(pixels))
+    for layer in tower.encoder.layers[:block]:
+        hidden = layer(hidden, None)
+    return hidden
+
+
+def leave(tower: nn.Module, hidden: torch.Tensor, block: int) -> torch.Tensor:
+    """From the activations that enter `block` of an image tower to its pooled features (n, width)."""
+    for layer in tower.encoder.layers[block:]:
+        hidden = layer(hidden, None)
+    return tower.post_layernorm(hidden[:, 0])

@@ -1,0 +1,68 @@
+"""Small fixtures that several test files share."""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+
+@pytest.fixture(scope="session")
+def corpus(tmp_path_factory) -> Path:
+    """Six people and both kinds of fakes: 18 mp4 files of 12 frames in the layout of FaceForensics++."""
+    from dfnb.demo import corpus as demo
+
+    folder = tmp_path_factory.mktemp("corpus") / "demo"
+    return demo.make(folder, seed=901, identities=6, frames=12, workers=1, progress=False)
+
+
+@pytest.fixture(scope="session")
+def clip_folder(tmp_path_factory):
+    """A checkpoint on disk: two blocks of random CLIP for 64 px, 17 tokens, width 48; words are letters."""
+    import torch
+    import transformers
+
+    letters = "abcdefghijklmnopqrstuvwxyz"
+    words = [*letters, *(f"{letter}</w>" for letter in letters), "<|startoftext|>", "<|endoftext|>"]
+    vocabulary = {word: at for at, word in enumerate(words)}
+    ends = {"bos_token_id": len(words) - 2, "eos_token_id": len(words) - 1, "pad_token_id": len(words) - 1}
+    shape = {"num_hidden_layers": 2, "num_attention_heads": 2}
+    text = shape | ends | {"hidden_size": 32, "intermediate_size": 64, "vocab_size": len(words)}
+    vision = shape | {"hidden_size": 48, "intermediate_size": 96, "image_size": 64, "patch_size": 16}
+    config = transformers.CLIPConfig(
+        text_config=text | {"max_position_embeddings": 48}, vision_config=vision, projection_dim=24
+    )
+    folder = tmp_path_factory.mktemp("clip")
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        transformers.CLIPModel(config).save_pretrained(folder)
+    transformers.CLIPTokenizer(vocab=vocabulary, merges=[]).save_pretrained(folder)
+    sides = {"size": {"shortest_edge": 64}, "crop_size": {"height": 64, "width": 64}}
+    transformers.CLIPImageProcessor(**sides).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def clip(clip_folder, tmp_path, monkeypatch):
+    """That checkpoint loaded on the CPU, with a cache of its own."""
+    import dfnb.clip
+
+    monkeypatch.setenv("DFNB_CACHE", str(tmp_path / "cache"))
+    return dfnb.clip.load(str(clip_folder), device="cpu")
+
+
+@pytest.fixture
+def cued():
+    """Training, validation and test crops (96, 32, 32) of noise in which a fake has a faint grid."""
+    from dfnb.crops import CropView
+
+    generator = np.random.default_rng(0)
+    labels = generator.permutation(np.arange(160) % 2)
+    grid = 24 * (np.indices((64, 64)).sum(axis=0) // 4 % 2)[..., None]  # (64, 64, 1)
+    noise = generator.integers(60, 160, (160, 64, 64, 3))
+    images = (noise + labels[:, None, None, None] * grid).astype(np.uint8)
+    frames = pd.DataFrame(
+        {"corpus": "noise", "method": np.where(labels, "grid", "real"), "label": labels, "frame": 0}
+    ).assign(video=[f"{at:03d}" for at in range(160)])
+    whole = CropView.of_arrays(images, frames)
+    return tuple(whole.select(rows) for rows in np.split(np.arange(160), [96, 128]))

@@ -1,0 +1,204 @@
+"""The fit loop, on a model small enough to see through."""
+
+import itertools
+import math
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from dfnb import UserError, training
+from dfnb.training import Diverged, NoGradient, Schedule, balanced_loss, balanced_rows
+
+
+class Brightness(nn.Module):
+    """Linear in the mean colours of a 4 x 4 grid of cells; with `unused`, a part that is never used."""
+
+    def __init__(self, unused: bool = False):
+        super().__init__()
+        self.linear = nn.Linear(48, 1)
+        self.dropout = nn.Dropout(0.3)
+        if unused:
+            self.unused = nn.Linear(2, 2)
+
+    def forward(self, pixels):
+        cells = nn.functional.avg_pool2d(pixels, pixels.shape[-1] // 4).flatten(1)  # (n, 48)
+        return self.linear(self.dropout(cells)).squeeze(-1)
+
+
+@pytest.fixture
+def fitted(clip, cued):
+    """A function that fits a fresh model and returns it with its history."""
+
+    def fit(seed=0, model=None, train=cued[0], validation=cued[1], **schedule):
+        torch.manual_seed(7)
+        model = model or Brightness()
+        options = {"epochs": 3, "patience": None, "lr": 0.01} | schedule
+        return model, training.fit(
+            model, train, validation, clip=clip, schedule=Schedule(**options), seed=seed
+        )
+
+    return fit
+
+
+def test_the_class_balanced_loss_equals_the_hand_computation():
+    logits = torch.tensor([0.0, 0.0, 0.0, math.log(3)])
+    labels = torch.tensor([0, 0, 0, 1])
+    # reals: -log(1/2) each, mean log 2; the fake: -log(3/4); their mean
+    assert balanced_loss(logits, labels).item() == pytest.approx((math.log(2) + math.log(4 / 3)) / 2)
+    assert balanced_loss(logits[:3], labels[:3]).item() == pytest.approx(math.log(2))
+
+
+def test_repeating_one_class_does_not_change_the_balanced_loss():
+    logits, labels = torch.tensor([0.3, -1.0, 2.0]), torch.tensor([0, 1, 1])
+    often = torch.tensor([0, 0, 0, 0, 1, 2])
+    torch.testing.assert_close(balanced_loss(logits[often], labels[often]), balanced_loss(logits, labels))
+
+
+def test_batches_are_balanced_and_use_a_class_up_before_repeating_it():
+    labels = np.array([0] * 4 + [1] * 12)
+    batches = list(itertools.islice(balanced_rows(labels, 8, np.random.default_rng(0)), 3))
+    assert [np.bincount(labels[rows]).tolist() for rows in batches] == [[4, 4]] * 3
+    rows = np.concatenate(batches)
+    assert np.bincount(rows, minlength=16).tolist() == [3] * 4 + [1] * 12
+    odd = next(balanced_rows(labels, 5, np.random.default_rng(0)))
+    assert labels[odd].sum() == 3
+
+
+def test_the_rate_rises_over_the_warm_up_and_falls_to_zero():
+    schedule = Schedule(warmup=0.2)
+    factors = [schedule.factor(step, 20) for step in range(21)]
+    assert factors[:5] == pytest.approx([0.2, 0.4, 0.6, 0.8, 1.0])
+    assert factors[12] == pytest.approx(0.5) and factors[20] == pytest.approx(0)
+    assert all(before > after for before, after in itertools.pairwise(factors[4:]))
+
+
+def test_steps_are_fixed_whatever_the_amount_of_data():
+    assert Schedule(epochs=3, batch=32).lengths(70) == [3, 3, 3]
+    assert Schedule(epochs=3, steps=10).lengths(70) == Schedule(epochs=3, steps=10).lengths(7000)
+    assert sum(Schedule(epochs=3, steps=10).lengths(70)) == 10
+
+
+def test_the_same_seed_gives_the_same_bits_and_another_does_not(fitted):
+    (one, history), (again, history_again), (other, _) = fitted(0), fitted(0), fitted(1)
+    assert torch.equal(one.linear.weight, again.linear.weight) and history == history_again
+    assert not torch.equal(one.linear.weight, other.linear.weight)
+
+
+def test_the_global_random_state_is_left_alone(fitted, clip):
+    torch.manual_seed(5)
+    expected = torch.rand(3)
+    torch.manual_seed(5)
+    with training.seeded(1, clip):
+        torch.rand(10)
+        assert torch.are_deterministic_algorithms_enabled()
+    assert torch.equal(torch.rand(3), expected) and not torch.are_deterministic_algorithms_enabled()
+
+
+def test_the_loss_falls_on_a_learnable_cue(fitted):
+    _, history = fitted(epochs=6)
+    assert history[-1]["loss"] < history[0]["loss"]
+    assert [row["epoch"] for row in history] == [1, 2, 3, 4, 5, 6]
+    assert [row["steps"] for row in history] == [3, 6, 9, 12, 15, 18]
+
+
+def test_early_stop_restores_the_best_epoch(fitted, clip, cued, monkeypatch):
+    seen, aucs = [], iter([0.6, 0.9, 0.7, 0.8, 1.0])
+    model = Brightness()
+
+    def judge(scores, labels):
+        seen.append(model.linear.weight.detach().clone())
+        return {"validation_auc": next(aucs), "validation_loss": 1.0}
+
+    monkeypatch.setattr(training, "judge", judge)
+    _, history = fitted(model=model, epochs=5, patience=2)
+    assert [row["best"] for row in history] == [False, True, False, False]
+    assert torch.equal(model.linear.weight, seen[1]) and not torch.equal(seen[1], seen[3])
+    assert not model.training
+
+
+def test_of_equal_aucs_the_lower_loss_is_better():
+    rows = [
+        {"validation_auc": auc, "validation_loss": loss} for auc, loss in ((0.9, 0.1), (1, 0.5), (1, 0.4))
+    ]
+    assert max(rows, key=training.merit) is rows[2]
+
+
+def test_mirroring_changes_training_but_not_prediction(fitted, clip, cued):
+    (plain, _), (flipped, _) = fitted(), fitted(flip=True)
+    assert not torch.equal(plain.linear.weight, flipped.linear.weight)
+    first, second = (training.predict(plain, cued[2], clip) for _ in range(2))
+    np.testing.assert_array_equal(first, second)
+
+
+def test_predictions_are_probabilities_in_the_order_of_the_view(clip, cued):
+    model = Brightness()
+    scores = training.predict(model, cued[2], clip)
+    assert scores.dtype == np.float32 and scores.shape == (32,) and ((scores > 0) & (scores < 1)).all()
+    order = np.random.default_rng(0).permutation(32)
+    np.testing.assert_allclose(training.predict(model, cued[2].select(order), clip), scores[order], atol=1e-6)
+
+
+def test_divergence_is_a_sentence_that_names_the_step(fitted):
+    class Exploding(Brightness):
+        calls = 0
+
+        def forward(self, pixels):
+            self.calls += 1
+            return super().forward(pixels) * (math.inf if self.calls == 3 else 1)
+
+    with pytest.raises(
+        Diverged, match=r"diverged at step 3: the loss is \w+; lower learning_rate \(it was 0.01\)"
+    ):
+        fitted(model=Exploding())
+
+
+def test_weights_that_broke_in_the_last_step_are_found_on_validation(fitted):
+    class Breaking(Brightness):
+        def forward(self, pixels):
+            return super().forward(pixels) * (1 if self.training else math.nan)
+
+    with pytest.raises(Diverged, match="a validation score is nan"):
+        fitted(model=Breaking())
+
+
+def test_a_parameter_without_a_gradient_is_named(fitted):
+    with pytest.raises(
+        NoGradient, match="2 trainable parameters get no gradient: unused.weight, unused.bias"
+    ):
+        fitted(model=Brightness(unused=True))
+
+
+def test_frozen_parameters_stay_as_they_are(fitted):
+    model = Brightness(unused=True)
+    model.unused.requires_grad_(False)
+    before = model.unused.weight.clone()
+    fitted(model=model)
+    assert torch.equal(model.unused.weight, before) and model.unused.weight.grad is None
+
+
+def test_a_part_with_one_class_is_refused(fitted, cued):
+    reals = cued[1].select(cued[1].labels == 0)
+    with pytest.raises(
+        UserError, match=rf"validation needs crops of both classes, it has {len(reals)} real and 0"
+    ):
+        fitted(validation=reals)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"epochs": 0}, "epochs must be at least 1, got 0"),
+        ({"batch": 1}, "batch must be at least 2, got 1"),
+        ({"lr": 0.0}, "learning_rate must be a positive number, got 0.0"),
+        ({"lr": math.nan}, "learning_rate must be a positive number, got nan"),
+        ({"steps": 2, "epochs": 3}, "steps must be at least 3, got 2"),
+        ({"warmup": 1.0}, r"must lie in \[0, 1\), got 1.0"),
+        ({"weight_decay": -1}, "weight_decay must be at least 0, got -1"),
+        ({"patience": 0}, "patience must be at least 1, got 0"),
+    ],
+)
+def test_a_senseless_schedule_is_refused(options, message):
+    with pytest.raises(UserError, match=message):
+        Schedule(**options)
