@@ -1,0 +1,173 @@
+"""A chapter: what its notebook declares, what its result depends on, and where its runs lie."""
+
+import ast
+import contextlib
+import hashlib
+import json
+import math
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+from dfnb import UserError, paths, profiles
+
+NAME = re.compile(r"\d\d_[a-z0-9_]+")
+KINDS = {int: "an integer", float: "a number", str: "a text", bool: "true or false"}
+
+
+def folder() -> Path:
+    """Folder of the notebooks (`DFNB_NOTEBOOKS`, else `notebooks/` in the repository)."""
+    return Path(os.environ.get("DFNB_NOTEBOOKS") or paths.ROOT / "notebooks")
+
+
+def code_cells(notebook: Path) -> list[tuple[str, list[str]]]:
+    """Source and tags of every code cell of an .ipynb."""
+    try:
+        cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
+        return [("".join(cell["source"]), cell["metadata"].get("tags", []))
+                for cell in cells if cell["cell_type"] == "code"]
+    except FileNotFoundError:
+        raise UserError(f"there is no notebook {notebook.name} in {notebook.parent}") from None
+    except (ValueError, KeyError, TypeError):
+        raise UserError(f"{notebook} is not a Jupyter notebook") from None
+
+
+def declared(notebook: Path) -> dict[str, tuple[Any, type, str]]:
+    """Name -> (default, type, help) of the cell tagged `parameters`: flat literals, each with a comment."""
+    cells = [source for source, tags in code_cells(notebook) if "parameters" in tags]
+    if len(cells) != 1:
+        raise UserError(f"{notebook.name} must have one cell tagged parameters, it has {len(cells)}")
+    found = {}
+    for node in ast.parse(cells[0]).body:
+        if not isinstance(node, ast.Assign) or not isinstance(node.targets[0], ast.Name):
+            raise UserError(f"the parameters cell of {notebook.name} may only hold lines such as rank = 8")
+        default = ast.literal_eval(node.value)
+        comment = cells[0].splitlines()[node.end_lineno - 1][node.value.end_col_offset :].strip()
+        found[node.targets[0].id] = (default, type(default), comment.removeprefix("#").strip())
+    return found
+
+
+def check_parameters(notebook: Path, given: dict[str, Any], where: str = "") -> dict[str, Any]:
+    """Return `given` in the declared types; UserError for an unknown name or another type (`where`: origin).
+
+    papermill warns of an unknown name and pastes it into code: nothing reaches it that did not pass here.
+    """
+    known = declared(notebook)
+    origin = f" ({where})" if where else ""
+    for name in given:
+        if name not in known:
+            names = ", ".join(f"{name} ({kind.__name__})" for name, (_, kind, _) in known.items())
+            raise UserError(f"{notebook.stem} has no parameter {name!r}{origin}; it declares {names}")
+    return {name: _typed(name, value, known[name][1], origin) for name, value in given.items()}
+
+
+def _typed(name: str, value: Any, kind: type, origin: str) -> Any:
+    value = value.item() if hasattr(value, "item") else value  # a NumPy scalar
+    if kind is float and type(value) is int:
+        return float(value)
+    if isinstance(value, float) and not math.isfinite(value):
+        raise UserError(f"{name} must be a finite number, got {value!r}{origin}")
+    if kind is type(None) or type(value) is kind:
+        return value
+    hint = "; write 1.0e-3, not 1e-3, in YAML" if kind is float and isinstance(value, str) else ""
+    raise UserError(f"{name} must be {KINDS.get(kind, kind.__name__)}, got {value!r}{origin}{hint}")
+
+
+def parse(notebook: Path, given: list[str]) -> dict[str, Any]:
+    """Parameters from texts such as "rank=16", read in the declared types; UserError where that cannot be."""
+    known, found = declared(notebook), {}
+    for text in given:
+        name, equals, value = text.partition("=")
+        if not equals:
+            raise UserError(f"a parameter is given as NAME VALUE or NAME=VALUE, got {text!r}")
+        found[name] = _read_as(known[name][1], value) if name in known else value
+    return check_parameters(notebook, found)
+
+
+def _read_as(kind: type, text: str) -> Any:
+    """`text` as `kind`, or as it is where it cannot be read so."""
+    if kind is bool:
+        return {"true": True, "false": False}.get(text.lower(), text)
+    with contextlib.suppress(ValueError):
+        return kind(text) if kind in (int, float) else text
+    return text
+
+
+def chapter_parameters(notebook: Path, profile: profiles.Profile) -> dict[str, Any]:
+    """All parameters of a chapter's run: the notebook's defaults, overridden by the profile."""
+    where = f"params/{profile.name}.yaml, {notebook.stem}"
+    given = check_parameters(notebook, profile.notebooks.get(notebook.stem, {}), where)
+    defaults = {name: default for name, (default, _, _) in declared(notebook).items()}
+    return defaults | given | {"profile": profile.name}
+
+
+def configuration(notebook: Path, profile: profiles.Profile, parameters: dict[str, Any]) -> dict[str, Any]:
+    """What the result depends on, as plain JSON: equal configurations give equal metrics."""
+    full = chapter_parameters(notebook, profile) | check_parameters(notebook, parameters)
+    return {"notebook": notebook.stem, "profile": profile.name, "settings": profile.settings,
+            "parameters": {name: value for name, value in full.items() if name != "profile"},
+            "code": code_fingerprint(notebook), "sources": sources_fingerprint(profile)}
+
+
+def code_fingerprint(notebook: Path) -> str:
+    """Hash of the notebook's code cells, of the package (but for its demo world) and of the weights in it."""
+    package = paths.ROOT / "dfnb"
+    files = [path for path in package.rglob("*.py") if path.relative_to(package).parts[0] != "demo"]
+    digest = hashlib.sha256(json.dumps([source for source, _ in code_cells(notebook)]).encode())
+    for path in sorted([*files, *package.rglob("*.safetensors")]):
+        digest.update(f"\n{path.relative_to(package)} {sha256(path)}".encode())
+    return digest.hexdigest()[:16]
+
+
+def sources_fingerprint(profile: profiles.Profile) -> str | None:
+    """Hash over name, size and time of change of the corpus's files; None where the corpus is not there."""
+    from dfnb import corpora
+
+    settings = profile.corpus.model_dump(exclude={"root"})
+    try:
+        files = [Path(path) for path in corpora.index(profile.folder, **settings).path]
+        stats = [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in files]
+    except (UserError, OSError):
+        return None
+    return hashlib.sha256(json.dumps(sorted(stats)).encode()).hexdigest()[:16]
+
+
+def run_id(config: dict[str, Any], chapter: dict[str, Any]) -> str:
+    """What differs from the chapter, then 12 hex digits over notebook, profile and parameters."""
+    own = {key: config[key] for key in ("notebook", "profile", "parameters")}
+    other = [f"{name}{value}" for name, value in config["parameters"].items() if value != chapter[name]]
+    slug = re.sub(r"([^a-z0-9.]|(?<!\d)\.|\.(?!\d))+", "-", "-".join(other).lower())[:40].strip("-.")
+    return f"{slug or config['notebook']}-{hashlib.sha256(canonical(own).encode()).hexdigest()[:12]}"
+
+
+def place(notebook: Path, profile: profiles.Profile, config: dict[str, Any]) -> Path:
+    """Folder of a run: the chapter's own when the parameters are the profile's, else one below sweep/."""
+    if not NAME.fullmatch(notebook.stem):
+        raise UserError(f"{notebook.stem!r} is not the name of a chapter, such as 03_lora_training")
+    chapter = chapter_parameters(notebook, profile)
+    own = paths.runs() / profile.name / notebook.stem
+    if all(value == chapter[name] for name, value in config["parameters"].items()):
+        return own
+    return own / "sweep" / run_id(config, chapter)
+
+
+def canonical(value: Any) -> str:
+    """JSON with sorted keys, floats by repr, and null for what is no finite number."""
+    return json.dumps(_plain(value), sort_keys=True, indent=1, allow_nan=False) + "\n"
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    if hasattr(value, "tolist"):  # NumPy arrays and scalars
+        return _plain(value.tolist())
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def sha256(path: Path) -> str:
+    """SHA-256 of a file's content."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,148 @@
+"""The command `dfnb`. Rooms are imported inside the commands, so that `dfnb --help` answers at once."""
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+app = typer.Typer(
+    help="Deepfake detection with CLIP: the study's notebooks, their runs, and the report.",
+    no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None,
+)
+ProfileName = Annotated[str, typer.Option("--profile", "-P", help="Name of a file in params/, such as demo.")]
+
+
+@app.command()
+def demo(
+    dest: Annotated[Path, typer.Argument(help="Folder to write, in the layout of FaceForensics++.")],
+    seed: Annotated[int, typer.Option(help="Seed of the world.")] = 2026,
+    identities: Annotated[int, typer.Option(help="People, an even number: one real video each.")] = 100,
+    frames: Annotated[int, typer.Option(help="Frames a video.")] = 24,
+    workers: Annotated[int | None, typer.Option(help="Processes; by default one a core.")] = None,
+) -> None:
+    """Write a corpus of the embedded demo world: real mp4 files, no person exists."""
+    from dfnb import UserError
+    from dfnb.demo import corpus
+
+    try:
+        typer.echo(corpus.make(dest, seed=seed, identities=identities, frames=frames, workers=workers))
+    except ValueError as error:  # the demo knows nothing of the study, nor of its errors
+        raise UserError(str(error)) from None
+
+
+@app.command()
+def study(
+    profile: ProfileName = "demo",
+    only: Annotated[list[str] | None, typer.Option(help="Chapter, by name or number; repeatable.")] = None,
+    force: Annotated[bool, typer.Option("--force", help="Repeat what is done.")] = False,
+) -> None:
+    """Run the chapters that are not done, in order, and build the book."""
+    from dfnb import study as room
+
+    page = room.run(profile, only, force, progress=typer.echo)
+    if page:
+        typer.echo(f"the book is built: {page}")
+
+
+@app.command()
+def run(
+    notebook: Annotated[str, typer.Argument(help="A chapter's name or number, such as 03.")],
+    profile: ProfileName = "demo",
+    given: Annotated[list[str] | None, typer.Option("-p", metavar="NAME VALUE", help="Repeatable.")] = None,
+    force: Annotated[bool, typer.Option("--force", help="Repeat it when it is done.")] = False,
+) -> None:
+    """Run one notebook with parameters of its own; prints the folder of the run."""
+    from dfnb import chapters, profiles
+    from dfnb import study as room
+
+    path, settings = room.find(notebook), profiles.load(profile)
+    parameters = chapters.parse(path, given or [])
+    typer.echo(room.execute(path, settings, parameters, force=force, progress=typer.echo))
+
+
+@app.command()
+def status(profile: ProfileName = "demo") -> None:
+    """Show which chapters are missing, running, interrupted, failed, stale or done, and why."""
+    from dfnb import study as room
+
+    for row in room.status(profile):
+        seconds = row["seconds"] and f"{row['seconds']} s"
+        typer.echo(f"{row['notebook']:<24}{row['state']:<13}{seconds:>8}  {row['why']}".rstrip())
+
+
+@app.command()
+def book(profile: ProfileName = "demo") -> None:
+    """Build the book of a profile whose chapters are all done."""
+    from dfnb import study as room
+
+    typer.echo(room.book(profile))
+
+
+@app.command()
+def corpus(
+    root: Annotated[Path, typer.Argument(help="Folder in the layout of FaceForensics++.")],
+    method: Annotated[list[str] | None, typer.Option(help="A manipulation; may be repeated.")] = None,
+    compression: Annotated[str, typer.Option(help="raw, c23 or c40.")] = "c23",
+) -> None:
+    """Say what is in a corpus: videos by class."""
+    from dfnb import corpora
+
+    videos = corpora.index(root, methods=method or ["FaceSwap", "NeuralTextures"], compression=compression)
+    for name, rows in videos.groupby("method", sort=False):
+        typer.echo(f"{name:<20}{len(rows):>6} videos   {rows.video.iloc[0]} ... {rows.video.iloc[-1]}")
+
+
+@app.command()
+def evaluate(
+    scores: Annotated[Path, typer.Argument(help="Table of scores, .csv or .parquet.")],
+    out: Annotated[Path, typer.Option(help="Folder for the report.")] = Path("evaluation"),
+    other: Annotated[Path | None, typer.Option(help="A second detector's scores, same videos.")] = None,
+    score: Annotated[str | None, typer.Option(help="Name of the column with the score of fake.")] = None,
+    label: Annotated[str | None, typer.Option(help="Name of the column with the label, 1 is fake.")] = None,
+    logits: Annotated[bool, typer.Option("--logits", help="The scores are logits.")] = False,
+) -> None:
+    """Evaluate scores that any detector wrote: metrics with intervals, and a paired comparison."""
+    from dfnb import evaluate as room
+
+    found = room.evaluate(scores, out, other=other, score=score, label=label, logits=logits)
+    typer.echo(room.summary(found))
+
+
+@app.command()
+def pair() -> None:
+    """Make the .ipynb of every changed script in notebooks/ anew, without outputs."""
+    from dfnb import study as room
+
+    typer.echo("\n".join(room.pair()) or "all pairs are equal")
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run a command and return its exit code: 2 and a sentence for what the user can mend, 130 for Ctrl-C."""
+    from dfnb import UserError
+
+    try:
+        app(_joined(sys.argv[1:] if arguments is None else arguments), prog_name="dfnb")
+    except UserError as error:
+        typer.echo(f"dfnb: {error}", err=True)
+        return getattr(error, "exit_code", 2)
+    except SystemExit as end:
+        if end.code == 130:
+            typer.echo("interrupted; run the same command again to go on", err=True)
+        return end.code or 0
+    return 0
+
+
+def _joined(arguments: list[str]) -> list[str]:
+    """Write papermill's `-p rank 16` as `-p rank=16`: typer knows no option with two values that repeats."""
+    joined: list[str] = []
+    for word in arguments:
+        if joined[-2:-1] == ["-p"] and "=" not in joined[-1]:
+            joined[-1] += f"={word}"
+        else:
+            joined.append(word)
+    return joined
+
+
+if __name__ == "__main__":
+    sys.exit(main())

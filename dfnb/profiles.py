@@ -1,0 +1,122 @@
+"""A profile: one YAML file in params/ that says which corpus, which crops and which numbers a study uses."""
+
+import os
+import re
+from pathlib import Path
+from typing import Annotated, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
+
+from dfnb import UserError, paths
+
+NAME = re.compile(r"[a-z0-9-]+")
+Scalar = bool | int | float | str | None  # what a notebook's parameter may be
+Word = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_-]+$")]  # becomes part of a path
+Chapter = Annotated[str, StringConstraints(pattern=r"^\d\d_[a-z0-9_]+$")]  # becomes a run's folder
+
+
+class Settings(BaseModel):
+    """Base of every section: unknown keys and silent conversions are errors."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+
+class CorpusSettings(Settings):
+    """Which videos: `root` is a folder in the FF++ layout, or "demo" for the embedded world."""
+
+    root: str = Field(min_length=1)
+    compression: Literal["raw", "c23", "c40"] = "c23"
+    methods: list[Word] = Field(default=["FaceSwap", "NeuralTextures"], min_length=1)
+    videos_per_class: int | None = Field(default=100, ge=1)
+
+
+class DemoSettings(Settings):
+    """The embedded world: `identities` people come in pairs; `frames` a video."""
+
+    seed: int = Field(ge=0)
+    identities: int = Field(ge=4, multiple_of=2)
+    frames: int = Field(ge=1)
+
+
+class CropSettings(Settings):
+    """Faces: `frames` a video, evenly spaced; crops of `size` pixels; `margin` times the detector's box."""
+
+    frames: int = Field(ge=1)
+    size: int = Field(ge=16, le=1024)
+    margin: float = Field(default=1.3, ge=1, le=3)
+
+
+class Profile(Settings):
+    """Checked settings; `notebooks` maps a chapter to those parameters that differ from its own defaults."""
+
+    name: str
+    corpus: CorpusSettings
+    demo: DemoSettings | None = None
+    crops: CropSettings
+    clip: str = Field(default="tiny", min_length=1)
+    notebooks: dict[Chapter, dict[str, Scalar]] = {}
+    sweeps: dict = {}
+
+    @model_validator(mode="after")
+    def _check_demo(self):
+        if (self.corpus.root == "demo") != (self.demo is not None):
+            raise ValueError('a section "demo" and corpus.root "demo" go together, and one is missing')
+        if self.demo and self.crops.frames > self.demo.frames:
+            limit = self.demo.frames
+            raise ValueError(f"crops.frames must be at most demo.frames = {limit}, got {self.crops.frames}")
+        return self
+
+    @property
+    def folder(self) -> Path:
+        """Folder of the corpus; a relative root counts from the repository's root."""
+        if self.demo:
+            return paths.data() / self.name
+        return paths.ROOT / Path(self.corpus.root).expanduser()
+
+    @property
+    def settings(self) -> dict:
+        """What every chapter of the profile depends on, as plain JSON types."""
+        return self.model_dump(mode="json", include={"corpus", "demo", "crops", "clip"})
+
+
+def folder() -> Path:
+    """Folder of the profiles (`DFNB_PARAMS`, else `params/` in the repository)."""
+    return Path(os.environ.get("DFNB_PARAMS") or paths.ROOT / "params")
+
+
+def names() -> list[str]:
+    """Names of the profiles there are."""
+    return sorted(path.stem for path in folder().glob("*.yaml") if NAME.fullmatch(path.stem))
+
+
+def load(name: str) -> Profile:
+    """Read and check params/<name>.yaml. UserError for an unknown name, broken YAML, a wrong key or value."""
+    if name not in names():  # a name is looked up, never joined to a path unseen
+        raise UserError(f"there is no profile {name!r}; the profiles in params/ are {', '.join(names())}")
+    path = folder() / f"{name}.yaml"
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"params/{path.name} is no readable YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(content, dict):
+        raise UserError(f"params/{path.name} must hold the sections corpus and crops, not {content!r}")
+    try:
+        return Profile(**{"name": name} | content)
+    except ValidationError as error:
+        raise UserError(_sentence(path.name, error)) from None
+
+
+def _sentence(file: str, error: ValidationError) -> str:
+    """The first thing wrong with a profile, as one sentence naming file and key."""
+    first = error.errors(include_url=False)[0]
+    types = {"bool", "int", "float", "str"}  # pydantic names the branches of a union in the key
+    key = ".".join(str(part) for part in first["loc"] if part not in types)
+    message = first["msg"].removeprefix("Value error, ")
+    if first["type"] == "extra_forbidden":
+        return f"params/{file}: there is no setting {key}; remove it or correct its name"
+    if first["type"] == "missing":
+        return f"params/{file}: the setting {key} is missing"
+    if not key:
+        return f"params/{file}: {message}"
+    return f"params/{file}: {key} is {first['input']!r}, but {message[0].lower()}{message[1:]}"

@@ -1,0 +1,211 @@
+"""The run folder: one notebook with one set of parameters, and the proof that it was completed.
+
+    config.json     written first: notebook, profile, parameters, settings, fingerprints of code and corpus
+    metrics.json    and scores.parquet, adapter/, ...: what the notebook saved
+    timing.json     its durations, device and peak memory
+    notebook.ipynb  the executed notebook, when `study` ran it, with notebook.log beside it
+    DONE.json       written last: SHA-256 of every artefact; the only proof of completion
+    FAILED.json     instead of it: reason class, message, attempt
+"""
+
+import contextlib
+import os
+import platform
+import resource
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from functools import cached_property
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from dfnb import UserError, chapters, ledger, paths, profiles
+from dfnb.chapters import canonical, sha256
+
+APART = {"lock", "sweep", "DONE.json", "FAILED.json", "notebook.log"}  # in a run's folder, no artefacts
+PACKAGES = ["dfnb", "torch", "transformers", "peft", "scikit-learn", "numpy", "pandas", "papermill"]
+
+_held: dict[Path, int] = {}  # run folder -> descriptor of the lock that this process holds for a notebook
+_read: dict[str, str] = {}  # chapter -> SHA-256 of its metrics, for every result read in this process
+
+
+# ------------------------------------------------------------------- a run, seen by its notebook
+@dataclass
+class Run:
+    """An open run. `managed` says that `study` executes it, holds its lock and closes it."""
+
+    folder: Path
+    config: dict[str, Any]
+    profile: profiles.Profile
+    managed: bool
+    seconds: dict[str, float] = field(default_factory=dict)
+    began: float = field(default_factory=time.perf_counter)
+
+    @contextlib.contextmanager
+    def timed(self, name: str) -> Iterator[None]:
+        """Add the wall-clock seconds of a block to `seconds[name]`."""
+        began = time.perf_counter()
+        yield
+        self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - began
+
+    def stamp(self) -> str:
+        """Where the numbers come from: profile, corpus, commit, device."""
+        demo = self.profile.demo
+        corpus = f"demo world {demo.seed}, {demo.identities} identities" if demo else self.profile.folder.name
+        text = f"Profile {self.profile.name}; corpus {corpus}; commit {commit()}; {device()}."
+        return text + (" These are demo numbers, not FaceForensics++." if demo else "")
+
+    def save(self, metrics: dict[str, Any], scores=None, detector=None, **tables) -> None:
+        """Write metrics.json, each table as <name>.parquet, the detector's files; a notebook's last call.
+
+        `metrics` are the same to the bit in every repetition: durations belong into `timed`. `scores` and
+        `tables` are DataFrames. Outside of `study` this also closes the run: DONE.json, and no lock any more.
+        """
+        (self.folder / "DONE.json").unlink(missing_ok=True)
+        if scores is not None:
+            tables["scores"] = scores
+        for name, table in tables.items():
+            with paths.atomic(self.folder / f"{name}.parquet") as temporary:
+                table.to_parquet(temporary)
+        if detector is not None:
+            _save_detector(detector, self.folder)
+        seconds = self.seconds | {"total": time.perf_counter() - self.began}
+        timing = {"seconds": seconds, "device": device(), "peak_memory_mb": peak_memory(), "inputs": _read}
+        paths.atomic_write(self.folder / "timing.json", canonical(timing))
+        paths.atomic_write(self.folder / "metrics.json", canonical(metrics))
+        if not self.managed:
+            finish(self.folder)
+            ledger.unlock(_held.pop(self.folder))
+
+
+def start(
+    notebook: str, profile: profiles.Profile, parameters: dict[str, Any], *, data: str | None = None
+) -> Run:
+    """Open the run of a chapter: `parameters` are all that the notebook declares, `profile` apart.
+
+    They decide the folder: the chapter's own when they equal the profile's, else one below sweep/. `data` is
+    a fingerprint of what was read. A finished run of the same configuration stays valid until `save`.
+    """
+    path = chapters.folder() / f"{notebook}.ipynb"
+    if missing := sorted(set(chapters.declared(path)) - set(parameters) - {"profile"}):
+        raise UserError(f"{notebook} declares {', '.join(missing)}, but does not pass it to runs.start")
+    config = chapters.configuration(path, profile, parameters) | {"data": data}
+    folder = chapters.place(path, profile, config)
+    managed = os.environ.get("DFNB_RUN") == str(folder)
+    if not managed:
+        if folder not in _held:
+            _held[folder] = ledger.lock(folder)
+        if ledger.settled(folder, config)[0] != "done":
+            ledger.clear(folder)
+    if not (folder / "DONE.json").exists():
+        paths.atomic_write(folder / "config.json", canonical(config))
+    _read.clear()
+    return Run(folder, config, profile, managed)
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a finished chapter has saved."""
+
+    folder: Path
+
+    @cached_property
+    def metrics(self) -> dict[str, Any]:
+        """Content of metrics.json."""
+        return ledger.read_json(self.folder / "metrics.json")
+
+    @cached_property
+    def seconds(self) -> dict[str, float]:
+        """Durations by name; `total` is from `start` to `save`."""
+        return ledger.read_json(self.folder / "timing.json")["seconds"]
+
+    @cached_property
+    def scores(self):
+        """The table `scores`."""
+        return self.table("scores")
+
+    def table(self, name: str):
+        """A table that was saved under this name."""
+        import pandas as pd
+
+        return pd.read_parquet(self.folder / f"{name}.parquet")
+
+
+def result(profile: str, notebook: str) -> Result:
+    """Result of another chapter; the reading run is stale when that changes. UserError unless it is done."""
+    settings = profiles.load(profile)
+    path = chapters.folder() / f"{notebook}.ipynb"
+    config = chapters.configuration(path, settings, {})
+    folder = chapters.place(path, settings, config)
+    name, why = ledger.state(folder, config)
+    if name != "done":
+        raise UserError(f"the result of {notebook} is needed, but it is {name} ({why}); "
+                        f"run it first: dfnb study --profile {profile} --only {notebook}")
+    _read[notebook] = sha256(folder / "metrics.json")
+    return Result(folder)
+
+
+def _save_detector(detector, folder: Path) -> None:
+    """Save to a temporary folder first, so that no half-written weights carry a final name."""
+    with tempfile.TemporaryDirectory(dir=folder, prefix=".detector-") as temporary:
+        detector.save(Path(temporary))
+        for source in sorted(path for path in Path(temporary).rglob("*") if path.is_file()):
+            with paths.atomic(folder / source.relative_to(temporary)) as target:
+                shutil.copyfile(source, target)
+
+
+def finish(folder: Path, **provenance: Any) -> None:
+    """Write DONE.json: SHA-256 of every artefact, versions, durations, device and peak memory."""
+    files = [path for path in folder.rglob("*") if path.is_file() and _is_artefact(path.relative_to(folder))]
+    (folder / "FAILED.json").unlink(missing_ok=True)
+    artefacts = {str(path.relative_to(folder)): sha256(path) for path in files}
+    done = ledger.read_json(folder / "timing.json") | provenance | {
+        "artefacts": artefacts, "versions": versions(), "commit": commit(), "finished": ledger.now()}
+    paths.atomic_write(folder / "DONE.json", canonical(done))
+
+
+def _is_artefact(path: Path) -> bool:
+    return path.parts[0] not in APART and not any(part.startswith(".") for part in path.parts)
+
+
+# ------------------------------------------------------------------- provenance
+def commit() -> str:
+    """Short hash of the commit, with "+" when the tree has changes; "unknown" outside of git."""
+
+
+    def git(*arguments: str) -> str:
+        command = ["git", "-C", str(paths.ROOT), *arguments]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+
+    try:
+        changed = git("status", "--porcelain", "--untracked-files=no", "--", "dfnb", "notebooks", "params")
+        return git("rev-parse", "--short", "HEAD").strip() + ("+" if changed else "")
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+
+
+def device() -> str:
+    """The GPU when torch is loaded and sees one, else the CPU."""
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_available():
+        return torch.cuda.get_device_name()
+    return f"{os.cpu_count()} CPU cores ({platform.machine()})"
+
+
+def peak_memory() -> float:
+    """Largest resident memory of this process so far, in MB."""  # ru_maxrss counts KB on Linux
+    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, 1)
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python and of the packages that numbers depend on."""
+    found = {"python": platform.python_version()}
+    for name in PACKAGES:
+        with contextlib.suppress(PackageNotFoundError):
+            found[name] = version(name)
+    return found

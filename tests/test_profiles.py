@@ -1,0 +1,83 @@
+"""Profiles: what is in params/ is valid, and every mistake is one sentence that names file and key."""
+
+import pytest
+
+from dfnb import UserError, paths, profiles
+
+GOOD = """
+corpus: {root: /videos, compression: c40, methods: [Deepfakes], videos_per_class: null}
+crops: {frames: 8, size: 224}
+clip: openai/clip-vit-base-patch32
+notebooks:
+  03_lora_training: {rank: 16, dropout: 0.1, note: text, fast: true}
+"""
+
+
+@pytest.fixture
+def write(tmp_path, monkeypatch):
+    monkeypatch.setenv("DFNB_PARAMS", str(tmp_path))
+    return lambda text, name="mine": (tmp_path / f"{name}.yaml").write_text(text)
+
+
+@pytest.mark.parametrize("name", profiles.names())
+def test_the_profiles_of_the_repository_are_valid(name):
+    assert profiles.load(name).name == name
+
+
+def test_the_demo_has_the_size_of_the_study():
+    demo = profiles.load("demo")
+    assert (demo.demo.identities, demo.corpus.videos_per_class) == (100, 100)
+    assert demo.crops.frames >= 8
+
+
+def test_values_keep_their_types(write):
+    write(GOOD)
+    profile = profiles.load("mine")
+    assert profile.notebooks["03_lora_training"] == {"rank": 16, "dropout": 0.1, "note": "text", "fast": True}
+    assert type(profile.notebooks["03_lora_training"]["fast"]) is bool
+    assert profile.corpus.videos_per_class is None
+    assert profile.crops.margin == 1.3
+
+
+def test_a_corpus_lies_where_its_root_says(write, tmp_path, monkeypatch):
+    monkeypatch.setenv("DFNB_DATA", str(tmp_path / "data"))
+    write(GOOD)
+    assert str(profiles.load("mine").folder) == "/videos"
+    write(GOOD.replace("/videos", "data/ffpp"))
+    assert profiles.load("mine").folder == paths.ROOT / "data" / "ffpp"
+    write(GOOD.replace("/videos", "demo") + "demo: {seed: 1, identities: 4, frames: 8}")
+    assert profiles.load("mine").folder == tmp_path / "data" / "mine"
+
+
+@pytest.mark.parametrize("name", ["nope", "", "../smoke", "/etc/passwd", "smoke.yaml", "SMOKE", "smoke\n"])
+def test_an_unknown_name_is_answered_with_the_known_ones(name):
+    with pytest.raises(UserError, match=r"there is no profile .*demo, smoke"):
+        profiles.load(name)
+
+
+@pytest.mark.parametrize(("old", "new", "sentence"), [
+    ("c40", "c30", r"params/mine.yaml: corpus.compression is 'c30', but .* 'raw', 'c23' or 'c40'"),
+    ("frames: 8", "frames: 0", r"params/mine.yaml: crops.frames is 0, but .* greater than or equal to 1"),
+    ("frames: 8", "frames: eight", r"crops.frames is 'eight', but .* valid integer"),
+    ("frames: 8", "frames: true", r"crops.frames is True, but .* valid integer"),
+    ("frames: 8", "frame: 8", r"(there is no setting crops.frame;|the setting crops.frames is missing)"),
+    ("[Deepfakes]", "['../x']", r"corpus.methods.0 is '../x'"),
+    ("[Deepfakes]", "[]", r"corpus.methods is \[\], but .* at least 1 item"),
+    ("{rank: 16,", "{rank: [1],", r"notebooks.03_lora_training.rank is \[1\]"),
+    ("03_lora_training", "../03", r"notebooks.../03"),
+    ("clip:", "klip:", r"there is no setting klip; remove it or correct its name"),
+    ("/videos", "demo", r'a section "demo" and corpus.root "demo" go together'),
+    (GOOD, "[1, 2]", r"must hold the sections corpus and crops, not \[1, 2\]"),
+    (GOOD, "a: [", r"params/mine.yaml is no readable YAML"),
+])
+def test_a_mistake_is_one_sentence_with_file_and_key(write, old, new, sentence):
+    write(GOOD.replace(old, new))
+    with pytest.raises(UserError, match=sentence) as caught:
+        profiles.load("mine")
+    assert "\n" not in str(caught.value)
+
+
+def test_more_crops_than_frames_is_a_mistake(write):
+    write(GOOD.replace("/videos", "demo") + "demo: {seed: 1, identities: 4, frames: 6}")
+    with pytest.raises(UserError, match="crops.frames must be at most demo.frames = 6, got 8"):
+        profiles.load("mine")

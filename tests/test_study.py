@@ -1,0 +1,238 @@
+"""The study on tiny notebooks of its own: order, resumption, failure, and pairs of script and notebook."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import nbformat
+import pytest
+
+from dfnb import UserError, ledger, paths, profiles, study
+
+pytestmark = pytest.mark.slow
+
+SCRIPT = """# %% [markdown]
+# # 1. Tiny
+
+# %% tags=["parameters"]
+profile = "tiny"  # a profile
+rank = 2  # a number
+
+# %%
+from dfnb import profiles, runs
+run = runs.start("STEM", profiles.load(profile), dict(rank=rank))
+
+# %%
+BODY
+
+# %%
+run.save({"rank": rank, "nan": float("nan")})
+"""
+PROFILE = """
+corpus: {root: demo}
+demo: {seed: 1, identities: 4, frames: 2}
+crops: {frames: 2, size: 64}
+notebooks: {01_first: {rank: 3}}
+"""
+
+
+@pytest.fixture
+def home(tmp_path, monkeypatch):
+    """Folders of a study of their own: two notebooks, one profile, no run."""
+    for name in ("DATA", "CACHE", "RUNS", "NOTEBOOKS", "PARAMS"):
+        monkeypatch.setenv(f"DFNB_{name}", str(tmp_path / name.lower()))
+    monkeypatch.delenv("DFNB_RUN", raising=False)
+    (tmp_path / "params").mkdir()
+    (tmp_path / "params" / "tiny.yaml").write_text(PROFILE)
+    write(tmp_path, "01_first")
+    return tmp_path
+
+
+def write(home: Path, stem: str, body: str = "print(rank)") -> None:
+    folder = home / "notebooks"
+    folder.mkdir(exist_ok=True)
+    (folder / f"{stem}.py").write_text(SCRIPT.replace("STEM", stem).replace("BODY", body))
+    study.pair(folder)
+
+
+def run_all(**options) -> list[str]:
+    """Run every chapter, without the book; returns the lines of progress."""
+    lines: list[str] = []
+    study.run("tiny", [path.stem for path in study._chapters(None)], progress=lines.append, **options)
+    return lines
+
+
+def states() -> dict[str, str]:
+    return {row["notebook"]: row["state"] for row in study.status("tiny")}
+
+
+def test_a_chapter_runs_once_and_repeats_to_the_bit_when_forced(home):
+    lines = run_all()
+    folder = home / "runs" / "tiny" / "01_first"
+    metrics = (folder / "metrics.json").read_bytes()
+    assert json.loads(metrics) == {"rank": 3, "nan": None}
+    assert "missing" in lines[0]
+    done = json.loads((folder / "DONE.json").read_text())
+    assert {"config.json", "metrics.json", "timing.json", "notebook.ipynb"} == set(done["artefacts"])
+    assert run_all() == ["01_first: done before, skipped"]
+    run_all(force=True)
+    assert (folder / "metrics.json").read_bytes() == metrics
+    assert json.loads((folder / "DONE.json").read_text())["finished"] >= done["finished"]
+
+
+def test_a_run_of_other_parameters_has_a_folder_of_its_own(home):
+    notebook, settings = home / "notebooks" / "01_first.ipynb", profiles.load("tiny")
+    folder = study.execute(notebook, settings, {"rank": 7})
+    assert folder.parent == home / "runs" / "tiny" / "01_first" / "sweep"
+    assert folder.name.startswith("rank7-")
+    assert json.loads((folder / "metrics.json").read_text())["rank"] == 7
+    assert states() == {"01_first": "missing"}
+
+
+@pytest.mark.parametrize(("given", "sentence"), [
+    ({"rnak": 3}, "has no parameter 'rnak'"),
+    ({"__import__('os').system('touch hacked')": 3}, "has no parameter"),
+    ({"rank": "many"}, "rank must be an integer, got 'many'"),
+    ({"rank": True}, "rank must be an integer, got True"),
+    ({"rank": 2.0}, "rank must be an integer, got 2.0"),
+])
+def test_parameters_are_refused_before_anything_is_written(home, given, sentence):
+    with pytest.raises(UserError, match=sentence.replace("(", r"\(")):
+        study.execute(home / "notebooks" / "01_first.ipynb", profiles.load("tiny"), given)
+    assert not (home / "runs").exists()
+
+
+def test_a_profile_with_a_wrong_parameter_stops_before_the_first_chapter(home):
+    (home / "params" / "tiny.yaml").write_text(PROFILE.replace("rank: 3", "rank: x"))
+    with pytest.raises(UserError, match=r"rank must be an integer, got 'x' \(params/tiny.yaml, 01_first\)"):
+        study.run("tiny")
+    assert not (home / "runs").exists()
+
+
+def test_a_failed_chapter_stops_the_study_with_the_notebooks_own_sentence(home):
+    write(home, "02_bad", "from dfnb import UserError\nraise UserError('rank must be at least 9, got 2')")
+    write(home, "03_after")
+    with pytest.raises(study.StudyFailed, match="^02_bad failed: rank must be at least 9, got 2$"):
+        run_all()
+    folder = home / "runs" / "tiny" / "02_bad"
+    failed = json.loads((folder / "FAILED.json").read_text())
+    assert (failed["reason"], failed["attempt"]) == ("user", 1)
+    assert not (folder / "DONE.json").exists()
+    assert states() == {"01_first": "done", "02_bad": "failed", "03_after": "missing"}
+    write(home, "02_bad")
+    run_all()
+    assert set(states().values()) == {"done"}
+    assert not (folder / "FAILED.json").exists()
+
+
+@pytest.mark.parametrize(("body", "reason", "sentence"), [
+    ("import os\nos.kill(os.getpid(), 9)", "kernel died", "kernel was killed"),
+    ("1 / 0", "error", "ZeroDivisionError: division by zero .see .*notebook.log"),
+    ("import sys\nrun.save = lambda metrics: None", "error", "ended without saving"),
+])
+def test_a_notebook_that_does_not_reach_its_end_is_failed(home, body, reason, sentence):
+    write(home, "01_first", body=body)
+    with pytest.raises(study.StudyFailed, match=sentence):
+        run_all()
+    folder = home / "runs" / "tiny" / "01_first"
+    assert json.loads((folder / "FAILED.json").read_text())["reason"] == reason
+    assert states() == {"01_first": "failed"}
+
+
+def test_a_killed_study_goes_on_where_it_stopped(home):
+    write(home, "02_slow", body=f"import os, time\nif not os.path.exists('{home}/go'):\n    time.sleep(60)")
+    code = "from dfnb import study; study.run('tiny', ['01', '02'])"
+    runner = subprocess.Popen([sys.executable, "-c", code], cwd=paths.ROOT)
+    slow = home / "runs" / "tiny" / "02_slow"
+    while not (slow / "config.json").exists():
+        assert runner.poll() is None
+        time.sleep(0.05)
+    assert states() == {"01_first": "done", "02_slow": "running"}
+    with pytest.raises(UserError, match=f"02_slow is being run by process {runner.pid} on"):
+        study.run("tiny", ["02"])
+    runner.send_signal(signal.SIGKILL)
+    runner.wait()
+    assert states() == {"01_first": "done", "02_slow": "interrupted"}
+    (home / "go").touch()
+    lines = run_all()
+    assert lines[0] == "01_first: done before, skipped"
+    assert lines[1].startswith("02_slow: running (interrupted")
+    assert set(states().values()) == {"done"}
+
+
+def test_an_interrupted_study_leaves_a_state_to_go_on_from(home):
+    write(home, "01_first", body="import time\ntime.sleep(60)")
+    command = [sys.executable, "-m", "dfnb.cli", "study", "--profile", "tiny"]
+    runner = subprocess.Popen(command, cwd=paths.ROOT, stderr=subprocess.PIPE, text=True)
+    folder = home / "runs" / "tiny" / "01_first"
+    while not (folder / "config.json").exists():
+        assert runner.poll() is None
+        time.sleep(0.05)
+    runner.send_signal(signal.SIGINT)
+    assert "run the same command again to go on" in runner.communicate(timeout=20)[1]
+    assert runner.returncode == 130
+    assert states() == {"01_first": "interrupted"}
+
+
+def test_a_changed_notebook_is_stale_and_runs_again(home):
+    run_all()
+    write(home, "01_first", body="print(rank + 1)")
+    assert study.status("tiny")[0]["why"] == "the code of the package or of the notebook has changed"
+    assert "stale" in run_all()[0]
+
+
+def test_a_notebook_that_differs_from_its_script_is_not_run(home):
+    path = home / "notebooks" / "01_first.py"
+    path.write_text(path.read_text().replace("print(rank)", "print(-rank)"))
+    assert study.differs() == ["01_first"]
+    with pytest.raises(UserError, match="01_first: script and notebook differ; `dfnb pair`"):
+        study.run("tiny")
+    assert study.pair() == ["01_first"]
+    assert study.differs() == []
+
+
+def test_outputs_left_by_an_editor_do_not_make_a_pair_differ_in_code(home):
+    path = home / "notebooks" / "01_first.ipynb"
+    notebook = nbformat.read(path, as_version=4)
+    notebook.cells[-1].outputs = [nbformat.v4.new_output("stream", text="2")]
+    nbformat.write(notebook, path)
+    assert study.differs() == ["01_first"]
+    assert study.differs(exactly=False) == []
+
+
+def test_cell_ids_follow_from_the_name_and_the_place(home):
+    notebook = nbformat.read(home / "notebooks" / "01_first.ipynb", as_version=4)
+    assert [cell.id for cell in notebook.cells] == [f"01-first-{index:02d}" for index in range(5)]
+
+
+def test_a_book_is_refused_while_a_chapter_is_missing_and_built_when_all_are_done(home):
+    source = home / "book"
+    source.mkdir()
+    (source / "_config.yml").write_text('title: Tiny\nexecute:\n  execute_notebooks: "off"\n')
+    (source / "_toc.yml").write_text("format: jb-book\nroot: index\nchapters:\n- file: chapters/01_first\n")
+    (source / "index.md").write_text("# A tiny book\n")
+    write(home, "01_first", body="from dfnb import paths\nprint(paths.ROOT / 'x', run.folder)")
+    with pytest.raises(UserError, match="01_first is missing .* no book to print"):
+        study.book("tiny", source=source)
+    page = study.run("tiny", source=source)
+    assert page == source / "_build" / "tiny" / "_build" / "html" / "index.html"
+    assert "A tiny book" in page.read_text()
+    chapter = (source / "_build" / "tiny" / "chapters" / "01_first.ipynb").read_text()
+    assert "x runs/tiny/01_first" in chapter  # what was printed, without the folders of this machine
+    assert not any(word in chapter for word in (str(paths.ROOT), str(home / "runs"), "papermill", "iopub"))
+    assert not (source / "chapters").exists()
+
+
+def test_a_result_of_plain_papermill_counts_but_gives_no_page(home, monkeypatch):
+    env = os.environ | {"JUPYTER_RUNTIME_DIR": str(home / "jupyter")}
+    notebook = home / "notebooks" / "01_first.ipynb"
+    subprocess.run([sys.executable, "-m", "papermill", notebook, home / "out.ipynb", "-p", "rank", "3"],
+                   env=env, check=True, capture_output=True)
+    folder = home / "runs" / "tiny" / "01_first"
+    artefacts = ledger.read_json(folder / "DONE.json")["artefacts"]
+    assert set(artefacts) == {"config.json", "metrics.json", "timing.json"}
+    assert study.status("tiny")[0]["why"].startswith("it was run outside of the study")
