@@ -1,0 +1,82 @@
+"""What a notebook opens: one profile's videos, their crops, and CLIP."""
+
+import time
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import pandas as pd
+
+from dfnb import clip as clips
+from dfnb import corpora, crops, profiles, splits
+from dfnb.methods import METHODS, Detector
+
+KEY = ["corpus", "method", "video"]
+
+
+@dataclass
+class Trial:
+    """A fitted detector, its scores on validation and test, and the seconds that fitting and scoring took."""
+
+    detector: Detector
+    scores: pd.DataFrame
+    seconds: float
+
+
+@dataclass
+class Bench:
+    """A profile with its corpus indexed and its faces cropped; CLIP is loaded at first use."""
+
+    profile: profiles.Profile
+    videos: pd.DataFrame  # one row a video, with its identity group
+    crops: crops.CropView  # every kept frame of every video
+
+    @cached_property
+    def clip(self) -> clips.Clip:
+        return clips.load(self.profile.clip)
+
+    def parts(self, regime: str = "study", *, seed: int, **options) -> pd.DataFrame:
+        """Split the videos by a named regime; see `splits.REGIMES`."""
+        return splits.split(self.videos, regime, seed=seed, **options)
+
+    def trial(self, method: str, parts: pd.DataFrame, *, seed: int, model: clips.Clip | None = None, **options) -> "Trial":
+        """Fit one method on the training part, choosing on validation, and score validation and test."""
+        train, validation, test = (self.view(parts, part) for part in splits.PARTS)
+        started = time.perf_counter()
+        detector = METHODS[method].fit(train, validation, clip=model or self.clip, seed=seed, **options)
+        scores = [scores_table(view, part, detector.score(view), split=seed)
+                  for part, view in (("validation", validation), ("test", test))]
+        return Trial(detector, pd.concat(scores, ignore_index=True), time.perf_counter() - started)
+
+    def view(self, parts: pd.DataFrame, part: str, methods: list[str] | None = None) -> crops.CropView:
+        """Crops of one part, in the order of the store; `methods` keeps only some of them."""
+        keys = [name for name in [*KEY, "frame"] if name in parts]
+        wanted = parts.loc[parts.part == part, keys]
+        chosen = self.crops.frames[keys].merge(wanted, how="left", indicator=True)["_merge"].eq("both").to_numpy()
+        if methods is not None:
+            chosen &= self.crops.frames.method.isin(methods).to_numpy()
+        return self.crops.select(chosen)
+
+
+def open(profile: str, *, progress: bool = True) -> Bench:
+    """Open a profile: make the demo corpus when it is missing, index the videos, crop the faces."""
+    settings = profiles.load(profile)
+    videos = index(settings, progress=progress)
+    view = crops.build(videos, **settings.crops.model_dump(), progress=progress)
+    return Bench(settings, videos, view)
+
+
+def index(settings: profiles.Profile, *, progress: bool = True) -> pd.DataFrame:
+    """The profile's videos with their identity groups; the embedded demo world is made when it is not there yet."""
+    if settings.demo:
+        from dfnb.demo import corpus
+
+        corpus.make(settings.folder, **settings.demo.model_dump(), kinds=tuple(settings.corpus.methods), progress=progress)
+    videos = corpora.index(settings.folder, **settings.corpus.model_dump(exclude={"root"}))
+    return videos.assign(group=splits.identity_groups(videos))
+
+
+def scores_table(view: crops.CropView, part: str, scores: np.ndarray, **columns) -> pd.DataFrame:
+    """Join scores (n,), one a crop of `view`, with the crops' keys; extra `columns` are constants."""
+    table = view.frames[[*KEY, "group", "frame", "label"]].assign(part=part, score=np.asarray(scores, float))
+    return table.assign(**columns)

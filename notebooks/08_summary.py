@@ -1,0 +1,122 @@
+# ---
+# jupyter:
+#   jupytext:
+#     formats: ipynb,py:percent
+#   kernelspec:
+#     display_name: Python 3
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # 8. Summary: the study's table
+#
+# **Question** What does the whole study say when probe and LoRA stand side by side, with the constant answer and the reported rows?
+#
+# **Answer** LoRA leads the probe on the unseen manipulation, and accuracy and F1 cannot show it: the constant answer "fake" is hard to beat on them.
+
+# %%
+import matplotlib.pyplot as plt
+import pandas as pd
+from IPython.display import Markdown, display
+
+from dfnb import metrics, plots, profiles, reported, runs, tables
+
+# %% tags=["parameters"]
+profile = "demo"  # name of a file in params/
+level = 0.95  # confidence level of the intervals
+draws = 2000  # bootstrap and permutation draws
+
+# %%
+plots.style()
+run = runs.start("08_summary", profiles.load(profile), dict(level=level, draws=draws))
+results = [runs.result(profile, name) for name in ("02_baseline_probe", "03_lora_training")]
+display(Markdown(run.stamp()))
+
+# %% [markdown]
+# ## Data
+#
+# Nothing is trained here. The frame scores that chapters 2 and 3 saved are read again; the table names what each was measured on.
+
+# %%
+scores = pd.concat([result.scores for result in results], ignore_index=True)
+scores[scores.part == "test"].groupby(["model", "method"], sort=False).agg(
+    splits=("split", "nunique"), videos=("video", "nunique"), frames=("frame", "size"))
+
+# %% [markdown]
+# ## Method
+#
+# A video's score is the mean of its frame scores. The threshold is the one with the largest balanced accuracy on validation. The AUC of one split carries
+# Newcombe's interval {cite}`newcombe2006`, computed on videos. Two models are compared on the same videos: their scores are swapped identity group by identity
+# group to see what chance would do, and whole groups are drawn again for the interval of the difference.
+
+# %% [markdown]
+# ## Result
+#
+# The study's table. Measured rows first: the mean over the splits, with the lowest and highest AUC among them.
+
+# %%
+per_split = tables.by_split(scores)
+tables.over_splits(per_split)
+
+# %% [markdown]
+# The rows **reported on FF++** by the study that is reproduced. They belong to other data and
+# another CLIP; only their pattern may be compared.
+
+# %%
+reported.models().set_index(["level", "model"]).drop(columns="source")
+
+# %% [markdown]
+# The run time of one training and its scoring, on this machine; it is the only thing here that changes from run to run.
+
+# %% tags=["nbval-ignore-output"]
+seconds = {model: value for result in results for model, value in result.seconds.items()}
+pd.Series(seconds, name="seconds").drop("total").round(1).to_frame()
+
+# %% [markdown]
+# The same splits for every model, joined by lines; the dotted line is chance.
+
+# %%
+figure, axes = plt.subplots(1, 2, figsize=(10, 3.4), sharey=True)
+for ax, unit in zip(axes, ("frame", "video"), strict=True):
+    plots.by_split(tables.chosen(per_split, unit), ax)
+    ax.tick_params(axis="x", rotation=12)
+    ax.set_title(f"{unit} level, one line a split")
+figure.tight_layout()
+plt.show()
+
+# %% [markdown]
+# One split as ROC curves, videos as the unit. With few real test videos a curve climbs in few steps: each step is one real video.
+
+# %%
+split = int(scores.split.min())
+test = metrics.to_videos(scores[(scores.part == "test") & (scores.split == split)])
+figure, ax = plt.subplots(figsize=(4.2, 4.2))
+plots.roc({model: rows for model, rows in test.groupby("model", sort=False)}, ax)
+plt.show()
+
+# %% [markdown]
+# LoRA against the probe on the same videos, split by split: the difference of the AUC, its interval, and the chance of so large a difference if the two
+# were exchangeable.
+
+# %%
+paired = tables.paired(scores, "LoRA", "linear probe", level=level, draws=draws)
+columns = ["difference", "low", "high", "p_permutation", "p_delong", "detectable", "reals", "fakes"]
+paired.set_index("split")[columns].round(3)
+
+# %% [markdown]
+# In one sentence:
+
+# %%
+ahead = int((paired.difference > 0).sum())
+clear = int((paired.low > 0).sum())
+display(Markdown(f"LoRA is ahead on {ahead} of {len(paired)} splits; the interval of the difference "
+                 f"excludes zero on {clear} of them."))
+
+# %% [markdown]
+# ## Limits
+#
+# Splits share videos, so their results are not independent trials. The test part has few real videos, and no measure here is more certain than they allow.
+
+# %%
+run.save({"rows": per_split.to_dict("records"), "paired": paired.to_dict("records")})

@@ -1,0 +1,141 @@
+"""Notebook conventions, then the notebooks themselves: executed, repeated and printed with the smoke profile."""
+
+import ast
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import nbformat
+import pytest
+
+from dfnb import paths, study
+
+NOTEBOOKS = sorted((paths.ROOT / "notebooks").glob("*.ipynb"))
+CHAPTERS = sorted((paths.ROOT / "book" / "chapters").glob("*.ipynb"))
+SECTIONS = ["## Data", "## Method", "## Result", "## Limits"]
+
+
+@pytest.fixture(params=NOTEBOOKS, ids=lambda path: path.stem)
+def notebook(request):
+    return nbformat.read(request.param, as_version=4)
+
+
+def code(notebook) -> list[str]:
+    return [cell.source for cell in notebook.cells if cell.cell_type == "code"]
+
+
+def test_there_are_notebooks_and_each_has_its_script():
+    assert NOTEBOOKS
+    assert {path.stem for path in NOTEBOOKS} == {path.stem for path in (paths.ROOT / "notebooks").glob("*.py")}
+
+
+def test_pairs_are_equal():
+    assert study.differs(paths.ROOT / "notebooks") == []
+
+
+def test_title_cell_asks_and_answers(notebook):
+    first = notebook.cells[0]
+    assert first.cell_type == "markdown"
+    assert re.match(r"# \d+\. \S", first.source)
+    assert "**Question**" in first.source
+    assert "**Answer**" in first.source
+
+
+def test_one_parameters_cell_of_commented_literals(notebook):
+    tagged = [cell for cell in notebook.cells if "parameters" in cell.metadata.get("tags", [])]
+    assert len(tagged) == 1
+    for line in tagged[0].source.splitlines():
+        assert re.match(r"\w+ = .+  # \S", line), line
+        ast.literal_eval(line.split(" = ", 1)[1].split("  # ")[0])
+
+
+def test_sections_come_in_order_and_the_last_cell_saves(notebook):
+    prose = "\n".join(cell.source for cell in notebook.cells if cell.cell_type == "markdown")
+    places = [prose.index(section + "\n") if section + "\n" in prose else -1 for section in SECTIONS]
+    assert -1 not in places
+    assert places == sorted(places)
+    assert notebook.cells[-1].cell_type == "code"
+    assert ".save(" in notebook.cells[-1].source
+
+
+def test_code_is_short_and_defines_nothing(notebook):
+    tree = ast.parse("\n".join(code(notebook)))
+    assert not [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.ClassDef)]
+    assert sum(len(source.splitlines()) for source in code(notebook)) <= 150
+
+
+def test_every_code_cell_is_introduced(notebook):
+    for before, cell in zip(notebook.cells[3:], notebook.cells[4:], strict=False):  # after the configuration
+        if cell.cell_type == "code":
+            assert before.cell_type == "markdown", cell.source
+
+
+def test_no_result_is_typed_into_prose(notebook):
+    for cell in notebook.cells:
+        if cell.cell_type == "markdown":
+            assert not re.search(r"\b0\.\d{2,}|\d+(\.\d+)? ?%", cell.source), cell.source
+
+
+@pytest.mark.parametrize("chapter", CHAPTERS, ids=lambda path: path.stem)
+def test_tracked_chapters_are_the_notebooks_executed(chapter):
+    source = nbformat.read(paths.ROOT / "notebooks" / chapter.name, as_version=4)
+    ours = [cell.source for cell in nbformat.read(chapter, as_version=4).cells
+            if "injected-parameters" not in cell.metadata.get("tags", [])]
+    assert ours == [cell.source for cell in source.cells]
+
+
+def test_tracked_chapters_are_complete_and_light():
+    assert {path.stem for path in CHAPTERS} == {path.stem for path in NOTEBOOKS}
+    assert sum(path.stat().st_size for path in CHAPTERS) < 6 * 2**20
+
+
+def dfnb(*arguments, env):
+    done = subprocess.run([sys.executable, "-m", "dfnb.cli", *arguments], env=env, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def smoke(tmp_path_factory):
+    """The smoke profile, executed once in folders of its own."""
+    home = tmp_path_factory.mktemp("smoke")
+    env = os.environ | {"DFNB_DATA": str(home / "data"), "DFNB_CACHE": str(home / "cache"),
+                        "DFNB_RUNS": str(home / "runs"), "TQDM_DISABLE": "1"}
+    output = dfnb("study", "--profile", "smoke", env=env)
+    return home / "runs" / "smoke", env, output
+
+
+@pytest.mark.slow
+def test_the_smoke_study_ends_with_a_book(smoke):
+    runs, _, output = smoke
+    assert all((runs / path.stem / "DONE.json").is_file() for path in NOTEBOOKS)
+    page = Path(output.split()[-1])
+    assert page.name == "index.html"
+    assert "Limits" in (page.parent / "chapters" / "03_lora_training.html").read_text()
+
+
+@pytest.mark.slow
+def test_a_second_study_repeats_nothing_and_a_forced_one_gives_the_same_numbers(smoke):
+    runs, env, _ = smoke
+    done = {path: path.stat().st_mtime_ns for path in runs.rglob("DONE.json")}
+    metrics = {path: path.read_bytes() for path in runs.rglob("metrics.json")}
+    dfnb("study", "--profile", "smoke", env=env)
+    assert {path: path.stat().st_mtime_ns for path in runs.rglob("DONE.json")} == done
+    dfnb("study", "--profile", "smoke", "--force", env=env)
+    assert metrics
+    assert {path: path.read_bytes() for path in runs.rglob("metrics.json")} == metrics
+    assert all(json.loads(content) for content in metrics.values())
+
+
+@pytest.mark.slow
+def test_executed_notebooks_print_the_same_again(smoke, tmp_path):
+    runs, env, _ = smoke
+    for path in NOTEBOOKS:
+        (tmp_path / path.name).write_bytes((runs / path.stem / "notebook.ipynb").read_bytes())
+    again = env | {"DFNB_RUNS": str(tmp_path / "runs")}
+    command = [sys.executable, "-m", "pytest", "--nbval", "--nbval-current-env", "-q", "-c", os.devnull, str(tmp_path)]
+    done = subprocess.run(command, env=again, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout[-4000:]

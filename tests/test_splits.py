@@ -1,0 +1,299 @@
+"""Regimes keep what they promise on random corpora; the audit catches leaks that are made on purpose."""
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+
+from dfnb import UserError, paths, splits
+
+QUICK = settings(max_examples=40, deadline=None)
+COLUMNS = ["corpus", "method", "video", "label", "target", "source", "path"]
+METHODS = ("FaceSwap", "NeuralTextures")
+BY_VIDEO = sorted(set(splits.REGIMES) - {"frame", "official", "official-strict"})
+OFFICIAL = paths.ROOT.parent / "shared" / "ffpp"
+
+
+def corpus_of(reals, pairs, methods=METHODS) -> pd.DataFrame:
+    """A videos table without files: a real per id, a fake target_source per pair and method."""
+    rows = [("c", "real", name, 0, name, None, "") for name in reals]
+    rows += [("c", method, f"{a}_{b}", 1, a, b, "") for method in methods for a, b in pairs]
+    return pd.DataFrame(rows, columns=COLUMNS)
+
+
+def closed(count: int) -> pd.DataFrame:
+    """Ids 000.. in closed pairs: (a, b) and (b, a)."""
+    names = [f"{place:03d}" for place in range(count)]
+    return corpus_of(names, [(names[at], names[at ^ 1]) for at in range(count)])
+
+
+@st.composite
+def corpora(draw):
+    """Reals with closed pairs, open chains or both, and a few YouTube siblings."""
+    count = draw(st.integers(8, 40))
+    names = [f"{place:03d}" for place in range(count)]
+    pairs = [(names[at], names[at ^ 1]) for at in range(0, count - count % 2) if draw(st.booleans())]
+    chains = draw(st.lists(st.tuples(st.sampled_from(names), st.sampled_from(names)), max_size=8))
+    pairs = sorted({*pairs, *((a, b) for a, b in chains if a != b)})
+    youtube = {
+        name: draw(st.sampled_from("abcdefghij"))
+        for name in draw(st.sets(st.sampled_from(names), max_size=4))
+    }
+    return corpus_of(names, pairs), youtube
+
+
+def frames_of(videos: pd.DataFrame, count: int = 4) -> pd.DataFrame:
+    table = videos[splits.KEY].merge(pd.DataFrame({"frame": range(count)}), how="cross")
+    return table.assign(status="kept")
+
+
+def split_or_skip(videos, regime, **options):
+    try:
+        return splits.split(videos, regime, **options)
+    except UserError:
+        assume(False)
+
+
+@QUICK
+@given(corpora(), st.sampled_from([*BY_VIDEO, "frame"]), st.integers(0, 5))
+def test_a_split_depends_on_the_seed_and_not_on_the_order_of_rows(made, regime, seed):
+    videos, youtube = made
+    options = {"seed": seed, "youtube": youtube}
+    shuffled = videos.sample(frac=1, random_state=1)
+    here = split_or_skip(videos, regime, **options, frames=frames_of(videos))
+    there = splits.split(shuffled, regime, **options, frames=frames_of(shuffled))
+    pd.testing.assert_frame_equal(here, there)
+
+
+@QUICK
+@given(corpora(), st.sampled_from(BY_VIDEO))
+def test_a_split_is_complete_and_every_part_has_both_classes(made, regime):
+    videos, youtube = made
+    parts = split_or_skip(videos, regime, youtube=youtube)
+    assert not parts.duplicated(splits.KEY).any()
+    assert set(map(tuple, parts[splits.KEY].to_numpy())) == set(map(tuple, videos[splits.KEY].to_numpy()))
+    classes = parts.assign(fake=parts["method"] != "real").groupby("part")["fake"].nunique()
+    assert classes.to_dict() == {"train": 2, "validation": 2, "test": 2}
+
+
+@settings(max_examples=15, deadline=None)
+@given(corpora(), st.integers(0, 3))
+def test_group_regimes_keep_apart_what_they_promise(made, seed):
+    videos, youtube = made
+    groups = {
+        "pair": splits.identity_groups(videos),
+        "identity": splits.identity_groups(videos, youtube=youtube),
+    }
+    for regime, group in groups.items():
+        parts = split_or_skip(videos, regime, seed=seed, youtube=youtube)
+        splits.check_disjoint(parts, videos, groups=group)
+        assert splits.audit(parts, videos, groups=group)["seen"].max() == 0
+    parts = split_or_skip(videos, "target", seed=seed)
+    assert parts.merge(videos, on=splits.KEY).groupby("target")["part"].nunique().max() == 1
+
+
+@QUICK
+@given(corpora())
+def test_groups_are_the_components_found_by_walking(made):
+    videos, youtube = made
+    links = [(a, b) for a, b in zip(videos["target"], videos["source"], strict=True) if isinstance(b, str)]
+    links += [(a, b) for a in youtube for b in youtube if youtube[a] == youtube[b]]
+    expected = {name: {name} for name in videos["target"]}
+    for a, b in links:
+        together = expected[a] | expected[b]
+        for name in together:
+            expected[name] = together
+    found = splits.identity_groups(videos, youtube=youtube).groupby(videos["target"]).first()
+    for name, members in expected.items():
+        assert set(found.index[found == found[name]]) == members
+
+
+def test_persons_and_corpora_shape_the_groups():
+    videos = corpus_of(["000", "001", "002"], [])
+    other = videos.assign(corpus="other")
+    both = pd.concat([videos, other], ignore_index=True)
+    groups = splits.identity_groups(both, persons={"000": "ann", "002": "ann"})
+    assert groups[0] == groups[2] != groups[1]
+    assert set(groups[:3]).isdisjoint(groups[3:])  # an id of another corpus is another person
+
+
+def test_the_study_split_has_the_sizes_of_the_table():
+    parts = splits.split(closed(100), "study", seed=3)
+    assert parts.groupby(["method", "part"]).size().to_dict() == {
+        ("FaceSwap", "train"): 90,
+        ("FaceSwap", "validation"): 10,
+        ("NeuralTextures", "test"): 100,
+        ("real", "test"): 10,
+        ("real", "train"): 70,
+        ("real", "validation"): 20,
+    }
+
+
+def test_the_reals_of_the_study_do_not_depend_on_the_test_method():
+    videos = pd.concat(
+        [closed(20), closed(20).query("method == 'FaceSwap'").replace("FaceSwap", "Face2Face")]
+    )
+    one, two = (
+        splits.split(videos, "study", test_methods=names) for names in (["NeuralTextures"], ["Face2Face"])
+    )
+    pd.testing.assert_frame_equal(one.query("method == 'real'"), two.query("method == 'real'"))
+
+
+@pytest.mark.parametrize(
+    ("count", "shares", "expected"),
+    [
+        (100, (0.7, 0.2, 0.1), [70, 20, 10]),
+        (4, (0.7, 0.2, 0.1), [2, 1, 1]),
+        (10, (0.9, 0.1, 0.0), [9, 1, 0]),
+        (2, (0.7, 0.2, 0.1), [1, 1, 0]),
+    ],
+)
+def test_apportion_serves_every_part_before_any_gets_two(count, shares, expected):
+    assert splits.apportion(count, shares).tolist() == expected
+
+
+def test_a_frame_split_spreads_the_kept_frames_of_a_video():
+    videos = closed(10)
+    frames = frames_of(videos, 10)
+    frames.loc[frames["frame"] == 3, "status"] = "no face"
+    parts = splits.split(videos, "frame", frames=frames)
+    assert 3 not in set(parts["frame"])
+    assert len(parts) == 9 * len(videos)
+    found = splits.audit(parts, videos).query("leak == 'frame'")
+    assert (found["seen"] == 1).all()
+
+
+@pytest.mark.parametrize(
+    ("videos", "regime", "options", "sentence"),
+    [
+        (closed(10), "studie", {}, "regime must be one of study, frame, .* got 'studie'"),
+        (closed(2), "study", {}, "real needs at least 3 videos"),
+        (closed(10), "study", {"test_methods": ["Face2Face"]}, "method Face2Face, the corpus has FaceSwap"),
+        (closed(10), "frame", {}, "give the frames table"),
+        (closed(4), "identity", {}, "form 2 groups"),
+        (corpus_of(["000", "001", "002"], []), "video", {}, "without fake videos"),
+        (closed(10), "official", {}, "train.json, val.json, test.json"),
+    ],
+)
+def test_a_split_that_cannot_be_is_a_sentence(videos, regime, options, sentence):
+    with pytest.raises(UserError, match=sentence):
+        splits.split(videos, regime, **options)
+
+
+def test_leaky_regimes_are_marked():
+    assert splits.mark("video") == "video (leaky: scene and face)"
+    assert splits.mark("identity") == "identity"
+    assert {"study", "frame", "video", "target"} == set(splits.LEAKY)
+
+
+def parts_of(videos, place):
+    """Parts by hand: a method of place, from (method, video) to part."""
+    table = videos[splits.KEY].copy()
+    table["part"] = [place[key] for key in zip(videos["method"], videos["video"], strict=True)]
+    return table
+
+
+def share(table, method, leak):
+    found = table[(table["method"] == method) & (table["leak"] == leak)].iloc[0]
+    return found["seen"], found["seen_as_real"], found["seen_as_fake"]
+
+
+def test_an_id_in_two_parts_is_caught():
+    videos = corpus_of(["000", "001"], [("000", "001")], methods=["NeuralTextures"])
+    place = {("real", "000"): "train", ("real", "001"): "test", ("NeuralTextures", "000_001"): "test"}
+    parts = parts_of(videos, place)
+    found = splits.audit(parts, videos)
+    assert share(found, "NeuralTextures", "scene") == (1, 1, 0)  # its scene was seen, as real
+    assert share(found, "NeuralTextures", "face") == (1, 1, 0)  # a reenactment shows the target
+    with pytest.raises(UserError, match="train: 000; test: 000, 001"):
+        splits.check_disjoint(parts, videos)
+
+
+def test_a_leaked_source_is_a_face_in_a_swap_and_only_motion_in_a_reenactment():
+    for method, face in (("FaceSwap", (1, 1, 0)), ("NeuralTextures", (0, 0, 0))):
+        videos = corpus_of(["000", "001"], [("000", "001")], methods=[method])
+        place = {("real", "000"): "test", ("real", "001"): "train", (method, "000_001"): "test"}
+        parts = parts_of(videos, place)
+        found = splits.audit(parts, videos)
+        assert share(found, method, "scene") == (0, 0, 0)
+        assert share(found, method, "face") == face
+        assert share(found, method, "pair") == (1, 1, 0)
+        with pytest.raises(UserError, match="001"):
+            splits.check_disjoint(parts, videos)
+
+
+def test_a_swap_in_training_leaks_the_face_of_its_source_as_fake():
+    videos = corpus_of(["001"], [("000", "001")], methods=["FaceSwap"])
+    parts = parts_of(videos, {("real", "001"): "test", ("FaceSwap", "000_001"): "train"})
+    found = splits.audit(parts, videos)
+    assert share(found, "real", "scene") == (0, 0, 0)
+    assert share(found, "real", "face") == (1, 0, 1)
+
+
+def test_a_youtube_sibling_is_caught_when_the_siblings_are_known():
+    videos = corpus_of(["000", "001"], [])
+    parts = parts_of(videos, {("real", "000"): "train", ("real", "001"): "test"})
+    splits.check_disjoint(parts, videos)
+    siblings = splits.identity_groups(videos, youtube={"000": "a", "001": "a"})
+    assert share(splits.audit(parts, videos, groups=siblings), "real", "group") == (1, 1, 0)
+    with pytest.raises(UserError, match="train: 000; test: 001"):
+        splits.check_disjoint(parts, videos, groups=siblings)
+
+
+def test_a_part_of_a_video_that_is_not_in_the_table_is_refused():
+    videos = closed(4)
+    with pytest.raises(UserError, match="video 003_002 has a part but"):
+        splits.audit(splits.split(closed(10), "video"), videos[videos["target"] != "003"])
+
+
+def test_what_a_folder_knows_is_read_and_bad_files_are_named(tmp_path):
+    assert splits.read_known(tmp_path) == {}
+    for name in ("train", "val", "test"):
+        (tmp_path / f"{name}.json").write_text('[["000", "001"]]')
+    (tmp_path / "conversion_dict.json").write_text('{"000": "-a b_C 0", "001": "xyz 1"}')
+    (tmp_path / "identities.csv").write_text("id,person\n000,ann\n")
+    known = splits.read_known(tmp_path)
+    assert known["lists"]["validation"] == [("000", "001")]
+    assert known["youtube"] == {"000": "-a b_C", "001": "xyz"}
+    assert known["persons"] == {"000": "ann"}
+    (tmp_path / "val.json").write_text('["000"]')
+    with pytest.raises(UserError, match="val.json must be a list of pairs"):
+        splits.read_known(tmp_path)
+
+
+def test_official_lists_are_followed_and_strict_drops_linked_test_ids():
+    lists = {
+        "train": [("000", "001")],
+        "validation": [("002", "003")],
+        "test": [("004", "005"), ("006", "007")],
+    }
+    videos = closed(8)
+    parts = splits.split(videos, "official", lists=lists)
+    assert parts["part"].value_counts().to_dict() == {"train": 6, "validation": 6, "test": 12}
+    strict = splits.split(videos, "official-strict", lists=lists, youtube={"001": "a", "004": "a"})
+    assert set(strict.query("part == 'test' and method == 'real'")["video"]) == {"006", "007"}
+    splits.check_disjoint(strict, videos)
+
+
+@pytest.mark.skipif(not OFFICIAL.is_dir(), reason="the official lists of FaceForensics++ are not here")
+def test_the_official_lists_leave_four_test_ids_linked_to_training():
+    known = splits.read_known(OFFICIAL)
+    pairs = [pair for part in known["lists"].values() for pair in part]
+    names = sorted({name for pair in pairs for name in pair})
+    videos = corpus_of(names, [*pairs, *((b, a) for a, b in pairs)])
+    assert splits.identity_groups(videos).nunique() == 500
+    groups = splits.identity_groups(videos, youtube=known["youtube"])
+    assert groups.nunique() == 478
+    official, strict = (splits.split(videos, regime, **known) for regime in ("official", "official-strict"))
+    tests = [set(parts.query("part == 'test' and method == 'real'")["video"]) for parts in (official, strict)]
+    assert tests[0] - tests[1] == {"078", "755", "759", "955"}
+    splits.check_disjoint(strict, videos, groups=groups, between=("train", "test"))
+    with pytest.raises(UserError, match="078, 755, 759, 955"):
+        splits.check_disjoint(official, videos, groups=groups)
+
+
+def test_shares_of_a_group_split_are_near_the_study():
+    parts = splits.split(closed(100), "identity", seed=0)
+    sizes = parts["part"].value_counts() / len(parts)
+    np.testing.assert_allclose(sizes[["train", "validation", "test"]], [0.7, 0.2, 0.1], atol=1e-9)
