@@ -54,7 +54,7 @@ class Bench:
         wanted = parts.loc[parts.part == part, keys]
         chosen = self.crops.frames[keys].merge(wanted, how="left", indicator=True)["_merge"].eq("both").to_numpy()
         if methods is not None:
-            chosen &= self.crops.frames.method.isin(methods).to_numpy()
+            chosen = chosen & self.crops.frames.method.isin(methods).to_numpy()
         return self.crops.select(chosen)
 
 
@@ -71,7 +71,8 @@ def index(settings: profiles.Profile, *, progress: bool = True) -> pd.DataFrame:
     if settings.demo:
         from dfnb.demo import corpus
 
-        corpus.make(settings.folder, **settings.demo.model_dump(), kinds=tuple(settings.corpus.methods), progress=progress)
+        kinds = tuple(settings.corpus.methods)
+        corpus.make(settings.folder, **settings.demo.model_dump(), kinds=kinds, progress=progress)
     videos = corpora.index(settings.folder, **settings.corpus.model_dump(exclude={"root"}))
     return videos.assign(group=splits.identity_groups(videos))
 

@@ -26,7 +26,7 @@ profile = "demo"  # name of a file in params/
 split_seed = 0  # seed of the split
 train_on = "FaceSwap"  # manipulation in training and validation
 test_on = "NeuralTextures"  # manipulation in the test part, never trained on
-shown = 8  # identities in the picture
+shown = 8  # identities in the picture; 0 shows no face
 
 # %%
 plots.style()
@@ -59,8 +59,9 @@ first = bench.crops.frames.groupby(["method", "target"], sort=False).head(1)
 first = first[first.target.isin(reals)]
 rows = {method: bench.crops.select(crops.index).images()
         for method, crops in first.groupby("method", sort=False)}
-plots.gallery(rows, columns=list(reals))
-plt.show()
+if shown:
+    plots.gallery(rows, columns=list(reals))
+    plt.show()
 
 # %% [markdown]
 # ## Method

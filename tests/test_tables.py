@@ -1,0 +1,55 @@
+"""Tables of several models on several splits, on scores whose results can be counted by hand."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from dfnb import UserError, tables
+
+
+def score_table(model: str, split: int, reals: list[float], fakes: list[float]) -> pd.DataFrame:
+    """Two frames a video with the same score, the same videos in validation and in test."""
+    rows = [("real", f"{at:03d}", at, 0, score) for at, score in enumerate(reals)]
+    rows += [("FaceSwap", f"{at:03d}_{at + 1:03d}", at, 1, score) for at, score in enumerate(fakes)]
+    table = pd.DataFrame(rows, columns=["method", "video", "group", "label", "score"]).assign(
+        corpus="demo", model=model, split=split)
+    return pd.concat([table.assign(part=part, frame=frame) for part in ("validation", "test") for frame in (0, 5)],
+                     ignore_index=True)
+
+
+@pytest.fixture
+def scores():
+    return pd.concat([
+        score_table("good", 0, [0.1, 0.2], [0.8, 0.9, 0.7]), score_table("good", 1, [0.1, 0.75], [0.8, 0.9, 0.7]),
+        score_table("poor", 0, [0.5, 0.6], [0.4, 0.55, 0.7]), score_table("poor", 1, [0.6, 0.5], [0.4, 0.55, 0.7]),
+    ], ignore_index=True)
+
+
+def test_each_model_split_and_level_has_its_row(scores):
+    per_split = tables.by_split(scores)
+    video = tables.chosen(per_split, "video").set_index(["model", "split"])
+    assert video.AUC["good", 0] == 1.0
+    assert video.AUC["good", 1] == pytest.approx(5 / 6)  # one of six pairs is the wrong way round
+    assert video.AUC["poor", 0] == pytest.approx(3 / 6)  # of .4, .55, .7 against .5 and .6
+    assert len(tables.chosen(per_split, "frame")) == len(video) == 4
+
+
+def test_means_stand_beside_the_extremes_and_the_constant_answer(scores):
+    table = tables.over_splits(tables.by_split(scores))
+    good = table.loc["video", "good"]
+    assert (good.lowest, good.highest, good.splits) == (0.833, 1.0, 2)
+    assert good.AUC == pytest.approx((1 + 5 / 6) / 2, abs=1e-3)
+    constant = table.loc["video", tables.CONSTANT]
+    assert (constant.ACC, constant.AUC, constant.balanced) == (0.6, 0.5, 0.5)
+
+
+def test_paired_differences_are_those_of_the_same_videos(scores):
+    paired = tables.paired(scores, "good", "poor", draws=200)
+    assert paired.split.tolist() == [0, 1]
+    np.testing.assert_allclose(paired.difference, [0.5, 5 / 6 - 0.5])
+    assert set(paired.fakes) == {3}
+
+
+def test_an_unknown_model_is_named(scores):
+    with pytest.raises(UserError, match=r"no scores of LoRA, only of good, poor"):
+        tables.paired(scores, "LoRA", "poor")
