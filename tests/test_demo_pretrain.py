@@ -175,6 +175,11 @@ def test_the_number_of_steps_follows_from_the_pace_of_the_warm_up(crops, words, 
     assert training.schedule.rate(12, 12) == pytest.approx(0)
 
 
+def test_the_card_names_the_command_that_repeats_the_training():
+    options = pretrain.parse(["--minutes", "3", "--seed=5", "--out", "elsewhere"])
+    assert pretrain.again(options, 70) == "python -m dfnb.demo.pretrain --steps 70 --seed 5"
+
+
 def test_balanced_accuracy_is_the_mean_recall_and_persons_are_resampled_whole():
     truth, answer = np.array([0, 0, 0, 1]), np.array([0, 0, 0, 0])
     measured = evaluate_clip.balanced_accuracy(truth, answer, np.arange(4), 2)

@@ -7,8 +7,6 @@ the folder. `--minutes` fits the number of steps to the time; `--steps` repeats 
 import argparse
 import math
 import os
-import shlex
-import sys
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -94,9 +92,7 @@ class Training:
             group["lr"] = self.schedule.rate(self.step, self.steps)
         self.optimiser.zero_grad(set_to_none=True)
         loss.backward()
-        torch.nn.utils.clip_grad_norm_(
-            [p for group in self.optimiser.param_groups for p in group["params"]], 1.0
-        )
+        torch.nn.utils.clip_grad_norm_([p for group in self.optimiser.param_groups for p in group["params"]], 1.0)
         self.optimiser.step()
 
     def run(self, state: Path) -> None:
@@ -110,9 +106,7 @@ class Training:
                 self.step += 1
                 self.seconds += time.perf_counter() - begun
                 if self.steps is None and self.step == self.schedule.warmup:
-                    self.steps = bar.total = max(
-                        self.step, int(self.step * self.schedule.minutes * 60 / self.seconds)
-                    )
+                    self.steps = bar.total = max(self.step, int(self.step * self.schedule.minutes * 60 / self.seconds))
                 if self.seconds - saved > SAVED_EVERY:
                     self._save(state)
                     saved = self.seconds
@@ -128,9 +122,7 @@ class Training:
         parts = {name: getattr(self, name).state_dict() for name in ("model", "heads", "optimiser")}
         facts = {name: getattr(self, name) for name in ("step", "seconds", "steps", "losses")}
         temporary = state.with_suffix(".part")
-        torch.save(
-            {"schedule": asdict(self.schedule), "portraits": len(self.kept), **parts, **facts}, temporary
-        )
+        torch.save({"schedule": asdict(self.schedule), "portraits": len(self.kept), **parts, **facts}, temporary)
         os.replace(temporary, state)
 
     def _restore(self, state: Path) -> None:
@@ -156,7 +148,7 @@ def main(arguments: list[str] | None = None) -> None:
     state = folder / f"state-{os.path.basename(options.out)}.pt"
     training.run(state)
     facts = {
-        "command": f"python -m dfnb.demo.pretrain --steps {training.steps} " + _without_length(arguments),
+        "command": again(options, training.steps),
         "world": options.world,
         "people": options.people,
         "frames": options.frames,
@@ -170,13 +162,13 @@ def main(arguments: list[str] | None = None) -> None:
     state.unlink(missing_ok=True)
 
 
-def _without_length(arguments: list[str] | None) -> str:
-    """The command line as given, without the options that say how long to train and where."""
-    given = list(sys.argv[1:] if arguments is None else arguments)
-    for option in ("--steps", "--minutes", "--out", "--data"):
-        while option in given:
-            del given[given.index(option) : given.index(option) + 2]
-    return shlex.join(given)
+def again(options: argparse.Namespace, steps: int) -> str:
+    """The command that repeats a training exactly, wherever its files lie."""
+    usual = vars(parse([]))
+    changed = {name: value for name, value in vars(options).items() if value != usual[name]}
+    kept = {name: value for name, value in changed.items() if name not in ("minutes", "steps", "out", "data")}
+    given = {"steps": steps} | kept
+    return " ".join(["python -m dfnb.demo.pretrain", *(f"--{name} {value}" for name, value in given.items())])
 
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:
@@ -185,12 +177,8 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--minutes", type=float, default=32.0, help="time for the training steps")
     parser.add_argument("--steps", type=int, help="train exactly so many steps instead")
     parser.add_argument("--out", type=Path, default=HERE / "tiny-clip", help="folder to write")
-    parser.add_argument(
-        "--data", type=Path, default=HERE.parents[1] / "cache" / "pretrain", help="kept portraits"
-    )
-    parser.add_argument(
-        "--world", type=int, default=7777, help="world seed; the demo corpus must have another"
-    )
+    parser.add_argument("--data", type=Path, default=HERE.parents[1] / "cache" / "pretrain", help="kept portraits")
+    parser.add_argument("--world", type=int, default=7777, help="world seed; the demo corpus must have another")
     parser.add_argument("--people", type=int, default=3500, help="people to train on")
     parser.add_argument("--unseen", type=int, default=300, help="other people to measure on")
     parser.add_argument("--frames", type=int, default=12, help="frames of each person")
