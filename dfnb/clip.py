@@ -251,6 +251,24 @@ def enter(tower: nn.Module, pixels: torch.Tensor, block: int) -> torch.Tensor:
 
 def leave(tower: nn.Module, hidden: torch.Tensor, block: int) -> torch.Tensor:
     """From the activations that enter `block` of an image tower to its pooled features (n, width)."""
-    for layer in tower.encoder.layers[block:]:
+    for layer in tower.encoder.layers[block:-1]:
         hidden = layer(hidden, None)
+    if block < len(tower.encoder.layers):
+        return tower.post_layernorm(class_token(tower.encoder.layers[-1], hidden))
     return tower.post_layernorm(hidden[:, 0])
+
+
+def class_token(layer: nn.Module, hidden: torch.Tensor) -> torch.Tensor:
+    """The class token (n, width) that leaves a block, from all tokens (n, tokens, width) that enter it.
+
+    Only this token of the last block is pooled; the others need neither a query nor the MLP there.
+    """
+    attention, normed = layer.self_attn, layer.layer_norm1(hidden)
+    query, key, value = (
+        projection(tokens).unflatten(-1, (attention.num_heads, attention.head_dim)).transpose(1, 2)
+        for projection, tokens in (
+            (attention.q_proj, normed[:, :1]), (attention.k_proj, normed), (attention.v_proj, normed))
+    )
+    told = F.scaled_dot_product_attention(query, key, value, scale=attention.scale)  # (n, heads, 1, width / heads)
+    token = hidden[:, 0] + attention.out_proj(told.flatten(1))
+    return token + layer.mlp(layer.layer_norm2(token))

@@ -19,7 +19,7 @@
 import matplotlib.pyplot as plt
 from IPython.display import Markdown, display
 
-from dfnb import plots, runs, workbench
+from dfnb import plots, runs, splits, workbench
 
 # %% tags=["parameters"]
 profile = "demo"  # name of a file in params/
@@ -101,15 +101,20 @@ plots.part_counts(per_part, ax)
 plt.show()
 
 # %% [markdown]
-# A random split by video keeps frames apart, but not people or scenes. The sentence below counts how many test fakes show a scene that stood in training as a
-# real video.
+# A split by video keeps frames apart, but not people or scenes. The audit below counts, for each class of the test part, the share of its videos of which
+# something was seen in training: the scene (its target), the face it shows, any member of its identity group; and with which label.
 
 # %%
-test_fakes = parts[(parts.part == "test") & (parts.method == test_on)].merge(bench.videos)
-train_reals = set(parts[(parts.part == "train") & (parts.method == "real")].merge(bench.videos).video)
-seen = float(test_fakes.target.isin(train_reals).mean())
-display(Markdown(f"Of {len(test_fakes)} test fakes, {seen:.0%} show a scene and a person "
-                 "seen in training with the label real."))
+audit = splits.audit(parts, bench.videos, groups=bench.videos.group).set_index(["method", "leak"])
+audit.round(3)
+
+# %% [markdown]
+# The largest leak of this split in one sentence:
+
+# %%
+scene = audit.loc[(test_on, "scene")]
+display(Markdown(f"Of {scene.videos} {test_on} test videos, {scene.seen_as_real:.0%} show a scene and a person "
+                 "that training showed with the label real."))
 
 # %% [markdown]
 # ## Limits
@@ -120,4 +125,4 @@ display(Markdown(f"Of {len(test_fakes)} test fakes, {seen:.0%} show a scene and 
 # %%
 run.save({"videos": summary.videos.to_dict(), "losses": losses.to_dict("records"),
           "parts": {part: row.to_dict() for part, row in per_part.iterrows()},
-          "test_scenes_seen_as_real": seen}, parts=parts)
+          "audit": audit.reset_index().to_dict("records")}, parts=parts)

@@ -24,9 +24,7 @@ def crops() -> portraits.Portraits:
     rng = np.random.default_rng(0)
     codes = np.stack([rng.integers(len(choices), size=16) for choices in list(FIELDS.values())[:-1]], axis=1)
     images = rng.integers(0, 256, (16, 72, 72, 3), dtype=np.uint8)
-    return portraits.Portraits(
-        images, codes.astype(np.int8), np.zeros((16, 3), np.float32), np.repeat(np.arange(8), 2)
-    )
+    return portraits.Portraits(images, codes.astype(np.int8), np.zeros((16, 3), np.float32), np.repeat(np.arange(8), 2))
 
 
 def trained(crops, words, steps: int = 3, **changes) -> pretrain.Training:
@@ -77,9 +75,7 @@ def test_a_caption_fits_the_images_for_which_all_it_says_is_true():
 def test_the_loss_is_that_of_clip_when_each_caption_fits_one_image():
     image, text = (torch.nn.functional.normalize(torch.randn(5, 7), dim=-1) for _ in range(2))
     logits = image @ text.T * 3.0
-    expected = (
-        sum(torch.nn.functional.cross_entropy(each, torch.arange(5)) for each in (logits, logits.T)) / 2
-    )
+    expected = sum(torch.nn.functional.cross_entropy(each, torch.arange(5)) for each in (logits, logits.T)) / 2
     loss = tiny_clip.contrastive(image, text, torch.tensor(3.0).log(), torch.eye(5, dtype=torch.bool))
     torch.testing.assert_close(loss, expected)
 
@@ -158,8 +154,7 @@ def test_the_loss_falls_on_a_few_crops(crops, words):
     for training.step in range(25):
         training.losses.append(training.advance())
     first, last = (
-        sum(each["named"] + each["measured"] for each in part)
-        for part in (training.losses[:5], training.losses[-5:])
+        sum(each["named"] + each["measured"] for each in part) for part in (training.losses[:5], training.losses[-5:])
     )
     assert last < 0.7 * first
 
@@ -173,6 +168,16 @@ def test_the_number_of_steps_follows_from_the_pace_of_the_warm_up(crops, words, 
     assert training.step == training.steps == 12
     assert training.schedule.rate(0, None) == pytest.approx(training.schedule.lr / 2)
     assert training.schedule.rate(12, 12) == pytest.approx(0)
+
+
+def test_the_steps_that_a_time_came_to_repeat_the_training(crops, words, tmp_path, monkeypatch):
+    clock = itertools.count()
+    monkeypatch.setattr(pretrain.time, "perf_counter", lambda: next(clock))
+    timed, counted = trained(crops, words, steps=None, minutes=0.05), trained(crops, words, steps=3)
+    for training in (timed, counted):
+        training.run(tmp_path / "state.pt")
+    assert timed.steps == 3
+    assert torch.equal(timed.model.visual_projection.weight, counted.model.visual_projection.weight)
 
 
 def test_the_card_names_the_command_that_repeats_the_training():
@@ -196,9 +201,7 @@ def test_balanced_accuracy_is_the_mean_recall_and_persons_are_resampled_whole():
 def test_the_written_folder_loads_like_a_hub_checkpoint(crops, words, tmp_path):
     training = trained(crops, words)
     training.losses.append(training.advance())
-    facts = dict(
-        command="c", world=1, people=8, frames=2, steps=1, minutes=0.1, threads=1, **training.recent()
-    )
+    facts = dict(command="c", world=1, people=8, frames=2, steps=1, minutes=0.1, threads=1, **training.recent())
     facts["schedule"] = {"batch": 8, "lr": 1e-3}
     found = evaluate_clip.publish(training.model, words, crops, facts, tmp_path / "clip")
     assert sum(file.stat().st_size for file in (tmp_path / "clip").iterdir()) < 8e6
@@ -209,13 +212,9 @@ def test_the_written_folder_loads_like_a_hub_checkpoint(crops, words, tmp_path):
     tokens = AutoTokenizer.from_pretrained(tmp_path / "clip")(prompts, padding=True, return_tensors="pt")
     assert tokens["input_ids"].tolist() == words(prompts, padding=True)["input_ids"]
     image = crops.images[0, 4:68, 4:68]
-    processed = CLIPImageProcessor.from_pretrained(tmp_path / "clip")(images=image, return_tensors="pt")[
-        "pixel_values"
-    ]
+    processed = CLIPImageProcessor.from_pretrained(tmp_path / "clip")(images=image, return_tensors="pt")["pixel_values"]
     torch.testing.assert_close(processed, tiny_clip.pixels(image[None]))
-    whole = model.eval()(
-        input_ids=tokens["input_ids"], pixel_values=processed, attention_mask=tokens["attention_mask"]
-    )
+    whole = model.eval()(input_ids=tokens["input_ids"], pixel_values=processed, attention_mask=tokens["attention_mask"])
     texts, images = (
         evaluate_clip.text_vectors(model, words, prompts),
         evaluate_clip.image_vectors(model, image[None]),

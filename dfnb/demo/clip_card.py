@@ -48,6 +48,7 @@ among {captions} different ones ({gallery} images): first {top1:.2f}, among the 
 ## What it cannot do
 - It has seen only this rendered world: no real photograph, no skin or scene outside the generator, one
   face per picture.
+- Fields whose interval holds chance, so that their words mean nothing to it: {unknown}.
 - It knows the words of its captions; other words are spelt out in letters and mean nothing to it.
 - It was never told what a fake is. Its features say how blurred, noisy or compressed a crop is as a
   whole; a faint trace in one part of a face may not show in them. Numbers reached with it say nothing
@@ -71,11 +72,12 @@ def card(found: dict) -> str:
         f"{each['majority_balanced']:.2f} | {each['accuracy']:.2f} | {each['majority_accuracy']:.2f} |"
         for field, each in zero_shot.items()
     ]
-    clear = [field for field, each in zero_shot.items() if each["low"] > each["majority_balanced"]]
+    unknown = [field for field, each in zero_shot.items() if each["low"] <= each["majority_balanced"]]
     return CARD.format(
         **run,
         rows="\n".join(rows),
-        clear=len(clear),
+        clear=len(zero_shot) - len(unknown),
+        unknown=", ".join(unknown) or "none",
         fields=len(zero_shot),
         unseen=found["people"],
         images=found["images"],

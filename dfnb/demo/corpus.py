@@ -19,6 +19,7 @@ from pathlib import Path
 import av
 import cv2
 import numpy as np
+from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
 from dfnb.demo import people
@@ -141,8 +142,14 @@ def _in_parallel(task: partial, todo: list, workers: int, progress: bool) -> Non
         list(shown(map(task, todo)) if todo else ())
         return
     context = multiprocessing.get_context("spawn")          # a fork would copy threads that torch may run
-    with ProcessPoolExecutor(workers, context, initializer=cv2.setNumThreads, initargs=(1,)) as pool:
+    with ProcessPoolExecutor(workers, context, initializer=_one_thread) as pool:
         list(shown(pool.map(task, todo)))
+
+
+def _one_thread() -> None:
+    """A worker a core: BLAS too, whose idle threads would wait for each other in every small factorisation."""
+    cv2.setNumThreads(1)
+    threadpool_limits(1)
 
 
 def _encode(pictures: list[np.ndarray]) -> bytes:

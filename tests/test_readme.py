@@ -1,0 +1,44 @@
+"""The README says what the tracked chapters say."""
+
+import re
+
+import nbformat
+
+from dfnb import paths
+
+README = (paths.ROOT / "README.md").read_text()
+
+
+def chapter_table() -> dict[tuple[str, str], list[str]]:
+    """The study's table as chapter 8 printed it: (level, model) -> cells."""
+    notebook = nbformat.read(paths.ROOT / "book" / "chapters" / "08_summary.ipynb", as_version=4)
+    cell = next(cell for cell in notebook.cells if cell.source.endswith("tables.over_splits(per_split)"))
+    level, rows = "", {}
+    for row in re.findall(r"<tr>(.*?)</tr>", cell.outputs[0].data["text/html"], re.S):
+        names, values = re.findall(r"<th[^>]*>(.*?)</th>", row), re.findall(r"<td>(.*?)</td>", row)
+        if values:
+            level = names[0] if len(names) == 2 else level
+            rows[level, names[-1].replace("&quot;", '"')] = values
+    return rows
+
+
+def test_the_headline_table_is_that_of_chapter_8():
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in README.splitlines()
+            if re.match(r"\| (frame|video) \|", line)]
+    assert len(rows) >= 6
+    table = chapter_table()
+    for level, model, *values in rows:
+        printed = [float(value) for value in table[level, model] if value != "NaN"]
+        assert [float(value) for value in values if value != "-"] == printed[:-1], (level, model)  # last: splits
+
+
+def test_every_path_and_command_that_it_names_is_there():
+    for path in re.findall(r"\]\(((?!http)[^)]+)\)", README):
+        assert (paths.ROOT / path).exists(), path
+    targets = re.findall(r"^([a-z]+):", (paths.ROOT / "Makefile").read_text(), re.M)
+    assert set(re.findall(r"\bmake ([a-z]+)\b", README)) <= set(targets)
+
+
+def test_every_notebook_and_profile_is_in_it():
+    for path in [*(paths.ROOT / "notebooks").glob("*.py"), *(paths.ROOT / "params").glob("*.yaml")]:
+        assert f"`{path.stem}`" in README
