@@ -3,6 +3,10 @@
 import json
 from pathlib import Path
 
+import safetensors.torch
+import torch
+from safetensors import SafetensorError
+
 from dfnb import UserError, paths
 from dfnb.clip import Clip
 
@@ -39,6 +43,14 @@ def read_card(folder: Path, method: str, clip: Clip) -> dict:
             f"this is {clip.name!r} ({clip.fingerprint}); load that one"
         )
     return content
+
+
+def read_tensors(path: Path) -> dict[str, torch.Tensor]:
+    """The tensors of a safetensors file; UserError where it is none."""
+    try:
+        return safetensors.torch.load(Path(path).read_bytes())
+    except (OSError, SafetensorError) as error:
+        raise UserError(f"{path} cannot be read as safetensors: {error}") from error
 
 
 def check_keys(what: str, found: dict, expected: dict) -> None:

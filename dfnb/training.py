@@ -116,15 +116,30 @@ def _batches(view, read: Reader, schedule: Schedule, seed: int) -> Iterator[tupl
 
 def predict(model: nn.Module, view, clip: Clip, *, read: Reader | None = None) -> np.ndarray:
     """float32 (n,): the probability of fake of each crop, without dropout."""
+    return _apply(model, lambda inputs: torch.sigmoid(model(inputs).float()), view, clip, read)
+
+
+def features(model: nn.Module, view, clip: Clip, *, read: Reader | None = None) -> np.ndarray:
+    """float32 (n, width): what enters the head of a `model` that has `pool`, without dropout."""
+    return _apply(model, lambda inputs: model.pool(inputs).float(), view, clip, read, clip.width)
+
+
+def _apply(model: nn.Module, of: Callable, view, clip: Clip, read: Reader | None, *width: int) -> np.ndarray:
+    """float32 (n, *width): `of` the crops, step by step, with the model in evaluation mode."""
     read, step = read or clip.pixel_reader(view), max(1, PREDICT_TOKENS // clip.tokens)
-    was, scores = model.training, np.empty(len(view), np.float32)
+    was, found = model.training, np.empty((len(view), *width), np.float32)
     model.eval()
     with torch.inference_mode(), clip.precision():
         for start in range(0, len(view), step):
             rows = np.arange(start, min(start + step, len(view)))
-            scores[rows] = torch.sigmoid(model(read(rows)).float()).cpu().numpy()
+            found[rows] = of(read(rows)).cpu().numpy()
     model.train(was)
-    return scores
+    return found
+
+
+def trainable(model: nn.Module) -> int:
+    """How many values `fit` trains."""
+    return sum(value.numel() for value in model.parameters() if value.requires_grad)
 
 
 def fit(

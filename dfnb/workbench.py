@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from dfnb import clip as clips
-from dfnb import corpora, crops, profiles, splits
+from dfnb import corpora, crops, paths, profiles, splits
 from dfnb.methods import METHODS, Detector
 
 KEY = ["corpus", "method", "video"]
@@ -75,6 +75,25 @@ def index(settings: profiles.Profile, *, progress: bool = True) -> pd.DataFrame:
         corpus.make(settings.folder, **settings.demo.model_dump(), kinds=kinds, progress=progress)
     videos = corpora.index(settings.folder, **settings.corpus.model_dump(exclude={"root"}))
     return videos.assign(group=splits.identity_groups(videos))
+
+
+def planted(profile: profiles.Profile, amplitude: float, *, identities: int, frames: int, seed: int = 0,
+            workers: int | None = None, progress: bool = True) -> Bench:
+    """A small demo world of its own, reals and FaceSwap, with a planted cue of so many grey levels; 0: its twin without.
+
+    The cue gives away the label of scenes one knows and tells nothing about others (`demo.corpus.make`). Crops have the
+    profile's size; all `frames` of a video are cropped.
+    """
+    from dfnb.demo import corpus
+
+    place = paths.data() / f"{profile.name}-planted" / f"{seed}-{identities}-{frames}-{amplitude:g}"
+    corpus.make(place, seed=seed, identities=identities, frames=frames, kinds=("FaceSwap",), planted=amplitude,
+                workers=workers, progress=progress)
+    videos = corpora.index(place, methods=["FaceSwap"])
+    videos = videos.assign(group=splits.identity_groups(videos))
+    view = crops.build(videos, frames=frames, size=profile.crops.size, margin=profile.crops.margin, workers=workers,
+                       progress=progress)
+    return Bench(profile, videos, view)
 
 
 def scores_table(view: crops.CropView, part: str, scores: np.ndarray, **columns) -> pd.DataFrame:

@@ -8,9 +8,9 @@ from typing import Protocol
 
 import numpy as np
 
-from dfnb.methods import lora, probe
+from dfnb.methods import full, lora, probe
 
-METHODS = {"probe": probe, "lora": lora}
+METHODS = {"probe": probe, "lora": lora, "full": full}
 
 
 class Detector(Protocol):

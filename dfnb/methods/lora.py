@@ -10,11 +10,10 @@ import numpy as np
 import peft
 import safetensors.torch
 import torch
-from safetensors import SafetensorError
 from torch import nn
 
 from dfnb import UserError, paths, training
-from dfnb.cards import card, check_keys, read_card, write_card
+from dfnb.cards import card, check_keys, read_card, read_tensors, write_card
 from dfnb.clip import Clip, Reader, leave
 from dfnb.training import Schedule
 
@@ -54,8 +53,11 @@ class Classifier(nn.Module):
         self.head = nn.Linear(clip.width, 1)
         self.to(clip.device)
 
+    def pool(self, hidden: torch.Tensor) -> torch.Tensor:
+        return leave(self.tower.get_base_model(), hidden, self.block)
+
     def forward(self, hidden: torch.Tensor) -> torch.Tensor:
-        return self.head(leave(self.tower.get_base_model(), hidden, self.block)).squeeze(-1)
+        return self.head(self.pool(hidden)).squeeze(-1)
 
 
 class Lora:
@@ -68,6 +70,10 @@ class Lora:
     def score(self, crops) -> np.ndarray:
         """(n,) float32, probability of fake per frame."""
         return training.predict(self.model, crops, self.clip, read=self._read(crops))
+
+    def features(self, crops) -> np.ndarray:
+        """(n, width) float32, the pooled features that the head sees."""
+        return training.features(self.model, crops, self.clip, read=self._read(crops))
 
     def _read(self, crops) -> Reader:
         return self.clip.hidden_reader(crops, self.model.block, keep=self.card["options"]["prefix"])
@@ -130,11 +136,10 @@ def fit(
     history = training.fit(
         model, train, validation, clip=clip, schedule=schedule, seed=seed, reader=detector._read
     )
-    trainable = sum(value.numel() for value in model.parameters() if value.requires_grad)
     options = (
         shape | {"prefix": prefix and not flip, "seed": seed} | {"schedule": dataclasses.asdict(schedule)}
     )
-    return Lora(clip, model, card("lora", clip, trainable, history, **options))
+    return Lora(clip, model, card("lora", clip, training.trainable(model), history, **options))
 
 
 def load(folder: Path, clip: Clip) -> Lora:
@@ -146,20 +151,13 @@ def load(folder: Path, clip: Clip) -> Lora:
         model = Classifier(clip, **shape)
     adapter = Path(folder) / ADAPTER
     _check_config(adapter / "adapter_config.json", model.tower.peft_config["default"])
-    weights = _read(adapter / "adapter_model.safetensors")
+    weights = read_tensors(adapter / "adapter_model.safetensors")
     check_keys(f"the adapter in {folder}", weights, peft.get_peft_model_state_dict(model.tower))
     peft.set_peft_model_state_dict(model.tower, weights)
-    head = _read(Path(folder) / HEAD)
+    head = read_tensors(Path(folder) / HEAD)
     check_keys(f"the head in {folder}", head, model.head.state_dict())
     model.head.load_state_dict(head)
     return Lora(clip, model, about)
-
-
-def _read(path: Path) -> dict[str, torch.Tensor]:
-    try:
-        return safetensors.torch.load(path.read_bytes())
-    except (OSError, SafetensorError) as error:
-        raise UserError(f"{path} cannot be read as safetensors: {error}") from error
 
 
 def _check_config(path: Path, expected: peft.LoraConfig) -> None:

@@ -24,8 +24,11 @@ class Probe:
 
     def score(self, crops) -> np.ndarray:
         """(n,) float32, probability of fake per frame."""
-        features = self.clip.image_features(crops, kind=self.card["options"]["features"])
-        return _sigmoid(features.astype(np.float64), self.weight, self.bias).astype(np.float32)
+        return _sigmoid(self.features(crops).astype(np.float64), self.weight, self.bias).astype(np.float32)
+
+    def features(self, crops) -> np.ndarray:
+        """(n, dim) float32, the frozen features that it weighs."""
+        return self.clip.image_features(crops, kind=self.card["options"]["features"])
 
     def save(self, folder: Path) -> None:
         tensors = {"weight": self.weight, "bias": self.bias}

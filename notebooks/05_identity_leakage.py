@@ -1,0 +1,234 @@
+# ---
+# jupyter:
+#   jupytext:
+#     formats: ipynb,py:percent
+#   kernelspec:
+#     display_name: Python 3
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # 5. Identity leakage
+#
+# **Question** How much of a detector's score comes from knowing the video, the scene or the face, rather than from seeing a manipulation?
+#
+# **Answer** Much of it can: frames of the tested video in training raise the score, its scene with the other label pulls it down, and only identity-disjoint
+# parts measure detection alone.
+
+# %%
+from dataclasses import replace
+
+import matplotlib.pyplot as plt
+import pandas as pd
+from IPython.display import Markdown, display
+
+from dfnb import arms, controls, leakage, plots, runs, splits, stats, workbench
+
+# %% tags=["parameters"]
+profile = "demo"  # name of a file in params/
+seed = 0  # of the draw of pairs; fold k trains with seed + k
+folds = 3  # paired repetitions, each on other test pairs
+pairs = 16  # test pairs a fold, and as many twins that train
+validation_pairs = 6  # pairs a fold that validate, the same in all arms
+frames = 4  # frames a video that train; as many others test
+train_on = "FaceSwap"  # manipulation in training, validation and the within test
+test_on = "NeuralTextures"  # manipulation of the across test
+rank = 8  # LoRA: rank of the added matrices
+alpha = 64  # LoRA: scale of the addition
+dropout = 0.05  # LoRA: share of the adapter's inputs dropped in training
+blocks = 3  # LoRA: adapted blocks, counted from the last
+lora_rate = 0.001  # LoRA: peak of the learning rate
+full_rate = 0.0001  # full fine-tuning: peak of the learning rate
+epochs = 3  # passes over the training part; the best on validation is kept
+batch = 32  # crops a step, half real and half fake
+planted = 40  # grey levels of the planted cue
+planted_pairs = 4  # test pairs a fold in the planted corpus
+level = 0.95  # confidence level of the intervals
+draws = 2000  # bootstrap draws
+
+# %%
+plots.style()
+bench = workbench.open(profile)
+shape = dict(rank=rank, alpha=alpha, dropout=dropout, blocks=blocks)
+fitting = dict(epochs=epochs, batch=batch)
+lora, full = shape | fitting | dict(learning_rate=lora_rate), fitting | dict(learning_rate=full_rate)
+interval = dict(level=level, draws=draws)
+run = runs.start("05_identity_leakage", bench.profile, shape | fitting | interval | dict(
+    seed=seed, folds=folds, pairs=pairs, validation_pairs=validation_pairs, frames=frames, train_on=train_on, test_on=test_on,
+    lora_rate=lora_rate, full_rate=full_rate, planted=planted, planted_pairs=planted_pairs))
+display(Markdown(run.stamp()))
+
+# %% [markdown]
+# ## Data
+#
+# Identities come in closed pairs: the reals $a$ and $b$, the fakes $a\_b$ (scene of $a$, face of $b$) and $b\_a$. A test pair gives one test video, its real $a$ or
+# its fake $a\_b$, and has a *twin* pair elsewhere. The arm `identity` trains on the twins; every other arm takes some videos of the test pair instead of the
+# same ones of its twin. So all arms share test videos, validation, and the number of training videos and frames of each class:
+
+# %%
+designs = {fold: arms.design(bench.crops.frames, train_method=train_on, test_methods=[test_on], pairs=pairs,
+                             validation=validation_pairs, per_video=frames, fold=fold, seed=seed) for fold in range(folds)}
+sizes = pd.concat(designs[0], names=["arm"]).reset_index("arm")
+sizes.groupby(["part", "method", "arm"], sort=False).video.agg(["nunique", "size"]).unstack("arm").swaplevel(axis=1)[list(arms.ARMS)]
+
+# %% [markdown]
+# The audit of the first fold: which share of the test videos was seen in training, with which label. Only the arm `frame` shows a video with its own label.
+# A sibling always carries the *other* one: the real of a tested fake, the fake of a tested real. A fifth regime, `pair`, equals `identity` where
+# all pairs are closed, as here.
+
+# %%
+audits = {arm: splits.audit(parts, bench.videos) for arm, parts in designs[0].items()}
+audit = pd.concat(audits, names=["arm"]).query("leak in ['frame', 'scene', 'face']")
+audit.pivot_table(index=["arm", "method"], columns="leak", values=["seen_as_real", "seen_as_fake"], sort=False)
+
+# %% [markdown]
+# The study's own protocol, audited on the split of chapter 2: real videos are split, all fakes of the unseen manipulation are tested.
+
+# %%
+protocol = splits.audit(bench.parts("study", seed=seed, train_method=train_on, test_methods=[test_on]), bench.videos)
+seen = protocol.set_index(["method", "leak"]).loc[(test_on, "scene")]
+display(Markdown(f"Of its {seen.videos:.0f} {test_on} test videos, {seen.seen_as_real:.0%} show a scene that was trained on as real, "
+                 f"and {seen.seen_as_fake:.0%} one that was trained on as fake."))
+protocol.set_index(["method", "leak"]).round(2)
+
+# %% [markdown]
+# ## Method
+#
+# A linear probe, LoRA and full fine-tuning are trained in every arm with the same budget. Half of a video's frames train, the other half test, so no tested
+# frame is ever trained on. Each fold tests other pairs with another training seed; an AUC is the mean over the folds,
+#
+# $$ \Delta_{\text{arm}} = \frac{1}{K} \sum_k \left( \text{AUC}_{k, \text{arm}} - \text{AUC}_{k, \text{identity}} \right), $$
+#
+# and the interval of the gap $\Delta$ draws whole identity groups, the same ones for all arms. This cell trains everything.
+
+# %%
+methods = {"linear probe": ("probe", {}), "LoRA": ("lora", lora), "full fine-tuning": ("full", full)}
+fitted = {}
+for model, (method, options) in methods.items():
+    with run.timed(model):
+        fitted[model] = leakage.trials(bench, designs, method, seed=seed, **options)
+scores = leakage.collect(fitted)
+
+# %% [markdown]
+# ## Result
+#
+# The AUC of every arm, leaky ones marked, *within* the manipulation of the training part and *across* to the unseen one, from one fit each. The gap is to the
+# arm `identity` on the same videos.
+
+# %%
+gaps = pd.concat([leakage.gaps(scores, fakes, **interval) for fakes in (train_on, test_on)], ignore_index=True)
+leakage.side_by_side(gaps).round(3)
+
+# %% [markdown]
+# The gaps with their intervals; the small marks are the folds. Right of the dotted line a leak flatters, left of it a leak hides what the detector can do.
+
+# %%
+figure, axes = plt.subplots(1, 2, figsize=(12, 4), sharey=True)
+for ax, (fakes, rows) in zip(axes, gaps[gaps.arm != arms.REFERENCE].groupby("fakes", sort=False), strict=True):
+    rows = rows.assign(low=rows.gap_low, high=rows.gap_high).set_index(rows.model + ", " + rows.arm.map(splits.mark))
+    plots.intervals(rows, ax, value="gap", reference=0)
+    for place, values in enumerate(reversed(rows.by_split.tolist())):
+        ax.plot(values, [place] * len(values), "|", color=plots.INK, ms=9)
+    ax.set(title=f"{train_on} to {fakes}", xlabel="gap of the AUC to the arm identity")
+figure.tight_layout()
+plt.show()
+
+# %% [markdown]
+# In words, as the intervals have it:
+
+# %%
+display(Markdown(leakage.says(gaps)))
+
+# %% [markdown]
+# An AUC does not say who moved. The mean logit of each class against the arm `identity`, in standard deviations of the validation videos' logits (these are
+# the same in all arms, so a merely bolder detector does not shift). A leak helps when reals move left and fakes move right.
+
+# %%
+shifts = leakage.shifts(scores, **interval)
+figure, axes = plt.subplots(1, 3, figsize=(13, 3.6), sharey=True)
+for ax, method in zip(axes, ("real", train_on, test_on), strict=True):
+    rows = shifts[shifts.method == method]
+    plots.intervals(rows.set_index(rows.model + ", " + rows.arm.map(splits.mark)), ax, value="shift", reference=0)
+    ax.set(title=f"{method} ({rows.videos.iloc[0]} videos)", xlabel="shift, deviations of the validation logits")
+figure.tight_layout()
+plt.show()
+
+# %% [markdown]
+# Who moved where the AUC fell:
+
+# %%
+leakage.lowered(gaps, shifts).round(3)
+
+# %% [markdown]
+# How well do the features name a person? A linear classifier learns the people of the test pairs, which no detector of the arm `identity` has met, on every
+# other frame of their real videos.
+
+# %%
+tested = designs[0][arms.REFERENCE].query("part == 'test'").merge(bench.videos, on=splits.KEY).group.unique()
+people = bench.crops.frames.group.isin(tested) & bench.crops.frames.method.isin(["real", train_on])
+named = pd.concat({model: leakage.naming(fitted[model][arms.REFERENCE, 0].detector, bench.crops.select(people), **interval)
+                   for model in methods}, names=["model"]).reset_index("model")
+named.set_index(["question", "model"]).loc[named.question.unique()].round(3)
+
+# %% [markdown]
+# ### Controls
+#
+# Nothing is there to be learnt where half of each class carries the other label in training. No arm but `identity` can be used for it: a known video would be
+# recognised with its swapped label.
+
+# %%
+mixed = {fold: replace(bench, crops=controls.shuffled(bench.crops, design[arms.REFERENCE], seed=seed + fold))
+         for fold, design in designs.items()}
+blank = {f"{model}, shuffled labels": {(arms.REFERENCE, fold): mixed[fold].trial(
+    methods[model][0], designs[fold][arms.REFERENCE], seed=seed + fold, model=bench.clip, **methods[model][1])
+    for fold in designs} for model in ("linear probe", "LoRA")}
+
+# %% [markdown]
+# The probe on the background alone: the face is covered with one colour, the same in all crops. What the arms still find is the scene.
+
+# %%
+used = pd.concat(parts for design in designs.values() for parts in design.values()).drop(columns="part").drop_duplicates()
+part = bench.crops.frames.merge(used, how="left", indicator=True)._merge.eq("both").to_numpy()
+faceless = replace(bench, crops=controls.background(bench.crops.select(part), bench.profile.crops.margin))
+blank["linear probe, background only"] = leakage.trials(faceless, designs, "probe", seed=seed, model=bench.clip)
+
+# %% [markdown]
+# The share of lost frames as the only feature, on all videos, and all controls in one table. Without a leak the interval should hold one half.
+
+# %%
+checks = [leakage.gaps(leakage.collect({name: kept}), fakes, **interval) for name, kept in blank.items() for fakes in (train_on, test_on)]
+missing = controls.missing(bench.crops.all_frames)
+for fakes in (train_on, test_on):
+    rows = missing[missing.method.isin(["real", fakes])]
+    found = stats.interval(rows.label, rows.score, rows.group, **interval)._asdict() | dict(model="lost frames only", fakes=fakes)
+    checks.append(pd.DataFrame([found]).rename(columns={"value": "AUC"}).assign(arm=arms.REFERENCE))
+checks = pd.concat(checks)[["model", "arm", "fakes", "AUC", "low", "high"]]
+checks = checks.assign(holds_half=checks.low.le(0.5) & checks.high.ge(0.5), arm=checks.arm.map(splits.mark))
+checks.set_index(["model", "arm", "fakes"]).round(3)
+
+# %% [markdown]
+# A leak is planted: a small demo world in which each scene carries a pattern of its own, added to the real and taken off the fake. It tells the label to
+# whom knows the scene, and nothing to others. Its twin has the same people without the pattern; the rise is from twin to planted.
+
+# %%
+worlds = {name: workbench.planted(bench.profile, amplitude, identities=4 * planted_pairs + 12, frames=2 * frames, seed=seed)
+          for name, amplitude in (("twin", 0), ("planted", planted))}
+common = worlds["twin"].crops.frames.merge(worlds["planted"].crops.frames[[*splits.KEY, "frame"]])  # the pattern can hide a face
+layout = {fold: arms.design(common, test_methods=[], pairs=planted_pairs, validation=2, per_video=frames, fold=fold, seed=seed)
+          for fold in range(folds)}
+cued = leakage.collect({name: leakage.trials(world, layout, "lora", seed=seed, model=bench.clip, **lora)
+                        for name, world in worlds.items()})
+rise = leakage.gaps(cued.rename(columns={"model": "arm", "arm": "model"}), "FaceSwap", reference="twin", **interval)
+rise.assign(model=rise.model.map(splits.mark)).set_index(["model", "arm"])[["AUC", "gap", "gap_low", "gap_high"]].round(3)
+
+# %% [markdown]
+# ## Limits
+#
+# The intervals draw test groups and leave the trained models as they are: training again moves a gap too, as the folds' marks show. The arms isolate one
+# leak at a time, a random split mixes them. All videos here are of one world, and siblings are as alike as the world makes them.
+
+# %%
+run.save({"gaps": gaps.to_dict("records"), "shifts": shifts.to_dict("records"), "naming": named.to_dict("records"),
+          "controls": checks.to_dict("records"), "planted": rise.to_dict("records"),
+          "protocol": protocol.to_dict("records")}, scores=scores)
