@@ -62,13 +62,49 @@ def run(
 
 
 @app.command()
+def sweep(
+    profile: ProfileName = "demo",
+    only: Annotated[list[str] | None, typer.Option(help="A sweep's or a notebook's name; repeatable.")] = None,
+    workers: Annotated[int | None, typer.Option(min=1, help="Runs at a time; by default one a core.")] = None,
+    threads: Annotated[int | None, typer.Option(min=1, help="Threads a run; by default cores / workers.")] = None,
+    scheduler: Annotated[str | None, typer.Option(help="Address of a running Dask scheduler.")] = None,
+    retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Repeat what failed before.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would run, and why.")] = False,
+) -> None:
+    """Run what is not done of a profile's sweeps: many runs of one notebook, resumable."""
+    from dfnb import sweeps as room
+
+    if dry_run:
+        rows = room.table(profile, only)
+        for row in rows:
+            typer.echo(_line(row, room.fate(row["state"], retry_failed)))
+        typer.echo(room.counts(rows))
+        return
+    where = {"workers": workers, "threads": threads, "scheduler": scheduler}
+    rows = room.run(profile, only, **where, retry_failed=retry_failed, progress=typer.echo)
+    typer.echo(room.counts(rows))
+    room.check_done(rows)
+
+
+@app.command()
 def status(profile: ProfileName = "demo") -> None:
-    """Show which chapters are missing, running, interrupted, failed, stale or done, and why."""
+    """Show which chapters and sweeps are missing, running, interrupted, failed, stale or done, and why."""
     from dfnb import study as room
+    from dfnb import sweeps
 
     for row in room.status(profile):
         seconds = row["seconds"] and f"{row['seconds']} s"
         typer.echo(f"{row['notebook']:<24}{row['state']:<13}{seconds:>8}  {row['why']}".rstrip())
+    for name, rows in sweeps.by_name(profile).items():
+        typer.echo(f"sweep {name:<18}{sweeps.counts(rows)}")
+        for row in rows:
+            if row["state"] not in ("done", "missing"):
+                typer.echo("  " + _line(row))
+
+
+def _line(row: dict, fate: str = "") -> str:
+    """One run of a sweep."""
+    return f"{row['run']:<44} {row['state']:<12} {fate:<6}{row['why']}".rstrip()
 
 
 @app.command()

@@ -1,9 +1,11 @@
-"""The state of a run's folder, read from what lies in it, and the lock that one process may hold."""
+"""The state of a run's folder, read from what lies in it, why a run failed, and the lock on it."""
 
 import contextlib
+import errno
 import fcntl
 import json
 import os
+import re
 import shutil
 import socket
 import time
@@ -14,6 +16,33 @@ from typing import Any
 
 from dfnb import UserError, paths
 from dfnb.chapters import canonical, sha256
+
+REASONS = {  # class of a failure -> what "kind: message" of its exception looks like
+    "disk full": r"\[Errno (28|122)\]|[Nn]o space left",
+    "out of memory": r"^\w*(MemoryError|OutOfMemoryError)|can't allocate|[Nn]ot enough memory|\[Errno 12\]",
+    "kernel died": r"^DeadKernelError|Kernel died",
+    "timeout": r"^CellTimeoutError|Kernel didn't respond",
+    "diverged": r"^Diverged:",
+    "no gradient": r"^NoGradient:",
+}
+SENTENCES = {
+    "disk full": "no space is left on the device; free some and run the same command again",
+    "kernel died": "its kernel was killed, often for want of memory",
+    "timeout": "it took longer than it may",
+}
+OF_DATA = {"arms", "corpora", "cropping", "crops", "faces", "identity", "splits", "video", "workbench"}  # rooms
+FRAME = re.compile(r"dfnb/(\w+)\.py")  # in a traceback
+COLOUR = re.compile(r"\x1b\[[0-9;]*m")  # IPython colours its tracebacks
+
+
+class Busy(UserError):
+    """Another process has the run."""
+
+
+class Full(UserError):
+    """There is no space for even the record of a failure; what was complete before is intact."""
+
+    exit_code, reason = 1, "disk full"
 
 
 def state(folder: Path, config: dict[str, Any]) -> tuple[str, str]:
@@ -31,6 +60,9 @@ def settled(folder: Path, config: dict[str, Any]) -> tuple[str, str]:
         changed = differences(read_json(folder / "config.json"), config) + _inputs_changed(folder, done)
         return ("stale", "; ".join(changed[:3])) if changed else ("done", "")
     if failed := read_json(folder / "FAILED.json"):
+        known = read_json(folder / "config.json")
+        if changed := differences(known, config) if known else []:
+            return "stale", f"it failed ({failed.get('reason')}), but since then {'; '.join(changed[:3])}"
         return "failed", f"{failed.get('reason')}: {failed.get('message')}"
     if (folder / "config.json").exists():
         return "interrupted", "started, but neither done nor failed"
@@ -95,14 +127,36 @@ def fail(folder: Path, reason: str, message: str, attempt: int) -> None:
         {"reason": reason, "message": message, "attempt": attempt, "finished": now()}))
 
 
+def explain(error: Exception, log: Path) -> tuple[str, str]:
+    """Reason class and sentence of a failed execution; papermill's own record of it is not to be trusted."""
+    kind = getattr(error, "ename", type(error).__name__)  # papermill wraps the exception of a cell
+    text = " ".join(str(getattr(error, "evalue", error)).split())
+    for reason, pattern in REASONS.items():
+        if re.search(pattern, f"{kind}: {text}"):
+            told = text if reason in ("diverged", "no gradient") else SENTENCES.get(reason, f"{kind}: {text}")
+            return reason, f"{told} (see {log})" if told != text else text
+    if kind == "UserError":
+        frames = FRAME.findall(COLOUR.sub("", "\n".join(getattr(error, "traceback", []))))
+        return "data" if frames and frames[-1] in OF_DATA else "bad parameters", text
+    return "error", text if isinstance(error, UserError) else f"{kind}: {text} (see {log})"
+
+
 @contextlib.contextmanager
 def hold(folder: Path) -> Iterator[None]:
-    """Hold a run's lock; UserError naming who else has it. The operating system frees it at any death."""
-    handle = lock(folder)
+    """Hold a run's lock; Busy naming who else has it. The operating system frees it at any death.
+
+    Raises Full where the block ends in an error for want of disk space.
+    """
     try:
-        yield
-    finally:
-        unlock(handle)
+        handle = lock(folder)
+        try:
+            yield
+        finally:
+            unlock(handle)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise Full(f"{folder.name}: {SENTENCES['disk full']}") from None
 
 
 def lock(folder: Path) -> int:
@@ -116,10 +170,11 @@ def lock(folder: Path) -> int:
             time.sleep(0.05)
     else:
         os.close(handle)
-        raise UserError(f"{folder.name} is being run by {_holder(folder)}; wait for it, or stop that process")
-    os.ftruncate(handle, 0)
+        raise Busy(f"{folder.name} is being run by {_holder(folder)}; wait for it, or stop that process")
     owner = {"pid": os.getpid(), "host": socket.gethostname(), "start": now()}
-    os.pwrite(handle, canonical(owner).encode(), 0)
+    with contextlib.suppress(OSError):  # who has it is for a reader; a full disk must not leave it locked
+        os.ftruncate(handle, 0)
+        os.pwrite(handle, canonical(owner).encode(), 0)
     return handle
 
 

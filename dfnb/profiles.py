@@ -14,6 +14,8 @@ NAME = re.compile(r"[a-z0-9-]+")
 Scalar = bool | int | float | str | None  # what a notebook's parameter may be
 Word = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_-]+$")]  # becomes part of a path
 Chapter = Annotated[str, StringConstraints(pattern=r"^\d\d_[a-z0-9_]+$")]  # becomes a run's folder
+SweepName = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]*$")]
+Values = Annotated[list[Scalar], Field(min_length=1)]
 
 
 class Settings(BaseModel):
@@ -47,6 +49,32 @@ class CropSettings(Settings):
     margin: float = Field(default=1.3, ge=1, le=3)
 
 
+class SweepSettings(Settings):
+    """Runs of one notebook: cells of a grid, of a list, or one factor at a time around the base; times seeds.
+
+    `base` holds what differs from the profile's chapter in every cell. A run fails after `timeout` seconds
+    and has `retries` more attempts where another one can end otherwise (kernel died, out of memory, timeout).
+    """
+
+    notebook: Chapter
+    base: dict[str, Scalar] = {}
+    grid: dict[str, Values] | None = Field(default=None, min_length=1)
+    cells: list[dict[str, Scalar]] | None = Field(default=None, min_length=1)
+    one_at_a_time: dict[str, Values] | None = Field(default=None, min_length=1)
+    seeds: list[int] = []
+    timeout: int = Field(default=3600, ge=1)
+    retries: int = Field(default=1, ge=0, le=9)
+
+    @model_validator(mode="after")
+    def _check_kind(self):
+        given = [name for name in ("grid", "cells", "one_at_a_time") if getattr(self, name) is not None]
+        if len(given) != 1:
+            raise ValueError(f"a sweep has one of grid, cells and one_at_a_time, not {' and '.join(given) or 'none'}")
+        if both := set(self.base) & set(self.grid or {}):
+            raise ValueError(f"{', '.join(sorted(both))} is in the base and in the grid; remove it from one of them")
+        return self
+
+
 class Profile(Settings):
     """Checked settings; `notebooks` maps a chapter to those parameters that differ from its own defaults."""
 
@@ -56,7 +84,7 @@ class Profile(Settings):
     crops: CropSettings
     clip: str = Field(default="tiny", min_length=1)
     notebooks: dict[Chapter, dict[str, Scalar]] = {}
-    sweeps: dict = {}
+    sweeps: dict[SweepName, SweepSettings] = {}
 
     @model_validator(mode="after")
     def _check_demo(self):

@@ -34,7 +34,7 @@ __all__ = [
     "audit",
     "check_disjoint",
 ]
-__all__ += ["identity_groups", "mark", "read_known", "shown", "split"]
+__all__ += ["fraction", "identity_groups", "mark", "read_known", "shown", "split"]
 
 SHARES = (0.7, 0.2, 0.1)  # train, validation, test: the study's split of its real videos
 LEAKY = {  # regime -> what of a test video may have been seen in training
@@ -74,6 +74,28 @@ def split(videos: pd.DataFrame, regime: str, *, seed: int = 0, **given) -> pd.Da
     _check_complete(parts, regime)
     order = [name for name in [*KEY, "frame"] if name in parts]
     return parts.sort_values(order, ignore_index=True)[[*order, "part"]]
+
+
+def fraction(parts: pd.DataFrame, videos: pd.DataFrame, share: float, seed: int) -> pd.DataFrame:
+    """Return `parts` with only a share in (0, 1] of the training videos; validation and test stay as they are.
+
+    Whole identity groups are kept, the first of one random order, until they hold the share and both classes:
+    so a smaller fraction of the same seed lies inside a larger one.
+    """
+    if not 0 < share <= 1:
+        raise UserError(f"fraction is a share of the training videos and must lie in (0, 1], got {share}")
+    group = videos["group"] if "group" in videos else identity_groups(videos)
+    train = parts.loc[parts["part"] == "train", KEY].drop_duplicates()
+    train = train.merge(videos[[*KEY, "label"]].assign(group=group), on=KEY).sort_values(KEY, ignore_index=True)
+    names = train["group"].drop_duplicates().to_numpy()  # by the first video of each, whatever its number
+    order = pd.Series(np.random.default_rng(seed).permutation(len(names)), index=names)
+    train = train.assign(place=train["group"].map(order)).sort_values("place", kind="stable")
+    enough = np.arange(1, len(train) + 1) >= share * len(train) - 1e-9
+    both = (train["label"].cummax() > train["label"].cummin()).to_numpy()
+    last = train["place"].iloc[np.argmax(enough & both)] if (enough & both).any() else len(names)
+    dropped = parts[KEY].merge(train.loc[train["place"] > last, KEY], on=KEY, how="left", indicator=True)
+    gone = dropped["_merge"].eq("both").to_numpy() & parts["part"].eq("train").to_numpy()
+    return parts[~gone].reset_index(drop=True)
 
 
 def mark(regime: str) -> str:

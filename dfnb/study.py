@@ -8,12 +8,12 @@ import contextlib
 import json
 import logging
 import os
-import re
 import shutil
 import subprocess
 import sys
 import tempfile
 import time
+import uuid
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -23,8 +23,10 @@ from dfnb.chapters import check_parameters, declared
 
 __all__ = ["book", "check_parameters", "declared", "differs", "execute", "find", "pair", "run", "status"]
 
-REASONS = {"MemoryError": "out of memory", "OutOfMemoryError": "out of memory", "UserError": "user"}
-COLOUR = re.compile(r"\x1b\[[0-9;]*m")  # IPython colours its tracebacks
+THREADS = ["OMP", "MKL", "OPENBLAS", "NUMEXPR"]  # libraries that read <name>_NUM_THREADS
+KERNEL = (  # 1, 9: the kernel is killed with its runner, so that no orphan writes into a run that was taken over
+    "import ctypes, runpy, sys; sys.platform == 'linux' and ctypes.CDLL(None).prctl(1, 9); "
+    "runpy.run_module('ipykernel_launcher', run_name='__main__', alter_sys=True)")
 KERNELSPEC = {"display_name": "Python 3", "language": "python", "name": "python3"}
 
 Say = Callable[[str], None]
@@ -34,6 +36,10 @@ class StudyFailed(UserError):
     """A chapter or the book did not reach its end; the study stops there with exit code 1."""
 
     exit_code = 1
+
+    def __init__(self, message: str, reason: str = "error"):
+        super().__init__(message)
+        self.reason = reason  # class of the failure, as in FAILED.json
 
 
 # ------------------------------------------------------------------- chapters in order
@@ -60,9 +66,12 @@ def run(
 
 def execute(
     notebook: Path, profile: profiles.Profile, parameters: dict[str, Any], *, force: bool = False,
-    progress: Say | None = None,
+    progress: Say | None = None, threads: int | None = None, timeout: float | None = None,
 ) -> Path:
-    """Run one notebook unless that run is done; returns its folder. UserError when another process has it."""
+    """Run one notebook unless that run is done; returns its folder. ledger.Busy when another process has it.
+
+    `threads` bounds what its kernel's libraries use; a run that takes longer than `timeout` seconds fails.
+    """
     say = progress or (lambda line: None)
     config = chapters.configuration(notebook, profile, parameters)
     folder = chapters.place(notebook, profile, config)
@@ -72,10 +81,7 @@ def execute(
             say(f"{notebook.stem}: done before, skipped")
             return folder
         say(f"{notebook.stem}: running " + (f"({state}: {why})" if state != "done" else "again, as asked"))
-        began, attempt = time.perf_counter(), ledger.clear(folder) + 1
-        _attempt(notebook, folder, config, attempt, show=progress is not None)
-        seconds = time.perf_counter() - began
-        runs.finish(folder, wall_seconds=round(seconds, 3), attempt=attempt)
+        seconds = _attempt(notebook, folder, config, threads, timeout, show=progress is not None)
         say(f"{notebook.stem}: done in {seconds:.0f} s")
     return folder
 
@@ -131,50 +137,42 @@ def _check_names(profile: profiles.Profile, every: list[Path]) -> None:
 
 
 # ------------------------------------------------------------------- one execution
-def _attempt(notebook: Path, folder: Path, config: dict[str, Any], attempt: int, *, show: bool) -> None:
-    """Execute into `folder`; when that fails, leave FAILED.json and raise StudyFailed with one sentence."""
+def _attempt(notebook: Path, folder: Path, config: dict[str, Any], threads, timeout, *, show: bool) -> float:
+    """Execute into `folder`, DONE.json last; else FAILED.json and StudyFailed. Returns the seconds it took."""
+    attempt, began = ledger.clear(folder) + 1, time.perf_counter()
     try:
-        _papermill(notebook, folder, config, show=show)
+        _papermill(notebook, folder, config, threads, timeout, show=show)
         if not (folder / "config.json").exists() or not (folder / "metrics.json").exists():
             raise StudyFailed("the notebook ended without saving a result (runs.start, then save)")
+        seconds = time.perf_counter() - began
+        runs.finish(folder, wall_seconds=round(seconds, 3), attempt=attempt, threads=threads)
+        return seconds
     except Exception as error:
-        reason, message = _explain(error, folder / "notebook.log")
-        ledger.fail(folder, reason, message, attempt)
-        raise StudyFailed(f"{notebook.stem} failed: {message}") from None
+        reason, message = ledger.explain(error, folder / "notebook.log")
+        with contextlib.suppress(OSError):  # on a full disk the folder says "interrupted", which is as true
+            ledger.fail(folder, reason, message, attempt)
+        raise StudyFailed(f"{notebook.stem} failed: {message}", reason) from None
 
 
-def _explain(error: Exception, log: Path) -> tuple[str, str]:
-    """Reason class and sentence of a failed execution. papermill's own record of it is not to be trusted."""
-    kind = type(error).__name__
-    if hasattr(error, "ename"):  # PapermillExecutionError: an exception in a cell
-        reason = REASONS.get(error.ename, "error")
-        if error.ename == "UserError":
-            return reason, error.evalue
-        return reason, f"{error.ename}: {error.evalue} (see {log})"
-    if kind == "DeadKernelError":
-        return "kernel died", f"its kernel was killed, often for want of memory (see {log})"
-    if kind == "CellTimeoutError":
-        return "timeout", f"a cell took too long (see {log})"
-    return "error", str(error) if isinstance(error, UserError) else f"{kind}: {error} (see {log})"
-
-
-def _papermill(notebook: Path, folder: Path, config: dict[str, Any], *, show: bool) -> None:
+def _papermill(notebook: Path, folder: Path, config: dict[str, Any], threads, timeout, *, show: bool) -> None:
     """Execute a notebook; its page becomes notebook.ipynb in one step, also when it fails."""
     import papermill
 
-    logging.getLogger("papermill").setLevel(logging.ERROR)
+    logging.getLogger("papermill").setLevel(logging.CRITICAL)  # what went wrong is told by `explain`
     defaults = {name: default for name, (default, _, _) in declared(notebook).items()}
     given = config["parameters"] | ({"profile": config["profile"]} if "profile" in defaults else {})
     changed = {name: value for name, value in given.items() if value != defaults[name]}
-    page = folder / ".notebook.ipynb"
-    with (folder / "notebook.log").open("w") as log, _kernel(notebook, folder) as kernel:
+    page, end = folder / ".notebook.ipynb", time.monotonic() + (timeout or 0)
+    left = timeout and (lambda cell: max(0.01, end - time.monotonic()))  # papermill's own limit is one a cell
+    with (folder / "notebook.log").open("w") as log, _kernel(notebook, folder, threads) as kernel:
         try:
             output = str(page).replace("{", "{{").replace("}", "}}")  # papermill fills in {names}
             papermill.execute_notebook(
                 str(notebook), output, changed, kernel_name="python3", cwd=str(paths.ROOT), stdout_file=log,
-                stderr_file=log, progress_bar=show and sys.stderr.isatty(), autosave_cell_every=0, **kernel)
+                stderr_file=log, progress_bar=show and sys.stderr.isatty(), autosave_cell_every=0,
+                timeout_func=left or None, **kernel)
         except Exception as error:
-            log.write(COLOUR.sub("", "\n".join(getattr(error, "traceback", [repr(error)]))))
+            log.write(ledger.COLOUR.sub("", "\n".join(getattr(error, "traceback", [repr(error)]))))
             raise
         finally:
             if page.exists():
@@ -183,27 +181,28 @@ def _papermill(notebook: Path, folder: Path, config: dict[str, Any], *, show: bo
 
 
 @contextlib.contextmanager
-def _kernel(notebook: Path, folder: Path) -> Iterator[dict[str, Any]]:
+def _kernel(notebook: Path, folder: Path, threads: int | None) -> Iterator[dict[str, Any]]:
     """Options for a kernel of this very interpreter that talks through socket files, as parallel runs must.
 
-    An installed kernel called python3 may belong to another environment, so none is looked up. Socket paths
-    are limited to 107 bytes: their folder is short.
+    An installed kernel called python3 may belong to another environment, so none is looked up. All it writes
+    lies in the run's folder, so that a killed one leaves nothing elsewhere; but paths of sockets are limited
+    to 107 bytes: where there are sockets without a file (Linux, a name after @), those are taken.
     """
     from jupyter_client import AsyncKernelManager
     from jupyter_client.kernelspec import KernelSpec
     from traitlets.config import Config
 
-    short = "/tmp" if os.access("/tmp", os.W_OK) else None
-    with tempfile.TemporaryDirectory(prefix="dfnb-", dir=short) as sockets:
+    with tempfile.TemporaryDirectory(prefix=".kernel-", dir=folder, ignore_cleanup_errors=True) as own:
+        socket = f"@dfnb-{uuid.uuid4().hex}" if sys.platform == "linux" else f"/tmp/dfnb-{uuid.uuid4().hex}"
         environment = {
             "DFNB_RUN": str(folder), "DFNB_RUNS": str(paths.runs()), "DFNB_NOTEBOOKS": str(notebook.parent),
             "TQDM_DISABLE": "1", "PYTHONHASHSEED": "0", "PYDEVD_DISABLE_FILE_VALIDATION": "1",
-            "IPYTHONDIR": sockets, "MPLBACKEND": "module://matplotlib_inline.backend_inline",
-        }
-        spec = KernelSpec(argv=[sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"],
-                          env=environment, **{key: KERNELSPEC[key] for key in ("display_name", "language")})
+            "IPYTHONDIR": own, "MPLBACKEND": "module://matplotlib_inline.backend_inline",
+        } | ({f"{name}_NUM_THREADS": str(threads) for name in THREADS} if threads else {})
+        argv = [sys.executable, "-c", KERNEL, "-f", "{connection_file}", "--HistoryManager.enabled=False"]
+        spec = KernelSpec(argv=argv, env=environment, **{key: KERNELSPEC[key] for key in ("display_name", "language")})
         manager = type("Kernel", (AsyncKernelManager,), {"kernel_spec": spec})
-        config = Config(KernelManager={"transport": "ipc", "connection_file": f"{sockets}/k.json"})
+        config = Config(KernelManager={"transport": "ipc", "ip": socket, "connection_file": f"{own}/kernel.json"})
         yield {"kernel_manager_class": manager, "config": config, "shutdown_kernel": "immediate"}
 
 

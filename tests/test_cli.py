@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from dfnb import cli, study
+from dfnb import cli, study, sweeps
 
 
 def test_help_and_import_take_less_than_a_third_of_a_second():
@@ -115,7 +115,12 @@ def test_the_status_is_a_line_a_chapter(monkeypatch, capsys):
     rows = [{"notebook": "01_a", "state": "done", "why": "", "seconds": "12"},
             {"notebook": "02_b", "state": "stale", "why": "crops.margin was 1.3, is 1.4", "seconds": ""}]
     monkeypatch.setattr(study, "status", lambda profile: rows)
+    runs = [{"run": "rank4-0", "state": "failed", "why": "diverged: the loss is nan"},
+            {"run": "rank5-1", "state": "done", "why": ""}]
+    monkeypatch.setattr(sweeps, "by_name", lambda profile: {"grid": runs})
     assert cli.main(["status"]) == 0
-    first, second = capsys.readouterr().out.splitlines()
+    first, second, sweep, run = capsys.readouterr().out.splitlines()
+    assert sweep.split() == ["sweep", "grid", *["2", "runs:", "1", "done,", "1", "failed"]]
+    assert run.split() == ["rank4-0", "failed", *runs[0]["why"].split()]
     assert first.split() == ["01_a", "done", "12", "s"]
     assert second.split() == ["02_b", "stale", *rows[1]["why"].split()]

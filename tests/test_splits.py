@@ -297,3 +297,44 @@ def test_shares_of_a_group_split_are_near_the_study():
     parts = splits.split(closed(100), "identity", seed=0)
     sizes = parts["part"].value_counts() / len(parts)
     np.testing.assert_allclose(sizes[["train", "validation", "test"]], [0.7, 0.2, 0.1], atol=1e-9)
+
+
+@QUICK
+@given(corpora(), st.sampled_from(BY_VIDEO), st.integers(0, 5))
+def test_fractions_are_nested_whole_groups_and_touch_training_alone(made, regime, seed):
+    videos, _ = made
+    parts = split_or_skip(videos, regime, seed=seed).merge(videos[[*splits.KEY, "label"]], on=splits.KEY)
+    parts["group"] = parts[splits.KEY].merge(videos.assign(group=splits.identity_groups(videos)), on=splits.KEY).group
+    before, names = parts[parts.part == "train"], set()
+    for share in (0.2, 0.5, 1.0):
+        some = splits.fraction(parts, videos, share, seed)
+        assert (some.part != "train").sum() == (parts.part != "train").sum()
+        train = some[some.part == "train"]
+        assert names <= set(train.video)
+        names = set(train.video)
+        assert len(train) >= share * len(before)
+        assert set(train.label) == {0, 1}
+        assert len(train) == before.group.isin(train.group).sum()
+    assert some.equals(parts)
+
+
+def test_a_fifth_of_twenty_pairs_is_four_and_another_seed_draws_others():
+    videos = closed(40)[lambda table: table.method != "NeuralTextures"]
+    parts = videos[splits.KEY].assign(part="train")
+    some = splits.fraction(parts, videos, 0.2, seed=0)
+    assert len(some) == 16  # four pairs of two reals and two fakes
+    again = splits.fraction(parts.sample(frac=1, random_state=1), videos.sample(frac=1, random_state=2), 0.2, seed=0)
+    assert set(again.video) == set(some.video)
+    assert set(splits.fraction(parts, videos, 0.2, seed=1).video) != set(some.video)
+
+
+def test_fractions_of_frames_take_all_frames_of_a_video():
+    videos = closed(40)[lambda table: table.method != "NeuralTextures"]
+    parts = frames_of(videos).drop(columns="status").assign(part="train")
+    assert splits.fraction(parts, videos, 0.5, seed=0).groupby("video").size().eq(4).all()
+
+
+@pytest.mark.parametrize("share", [0, -0.2, 1.2, float("nan")])
+def test_a_fraction_is_a_share(share):
+    with pytest.raises(UserError, match=r"fraction .* must lie in \(0, 1\]"):
+        splits.fraction(closed(8).assign(part="train"), closed(8), share, seed=0)

@@ -120,7 +120,7 @@ def test_a_failed_chapter_stops_the_study_with_the_notebooks_own_sentence(home):
         run_all()
     folder = home / "runs" / "tiny" / "02_bad"
     failed = json.loads((folder / "FAILED.json").read_text())
-    assert (failed["reason"], failed["attempt"]) == ("user", 1)
+    assert (failed["reason"], failed["attempt"]) == ("bad parameters", 1)
     assert not (folder / "DONE.json").exists()
     assert states() == {"01_first": "done", "02_bad": "failed", "03_after": "missing"}
     write(home, "02_bad")

@@ -1,0 +1,233 @@
+"""Sweeps: many runs of one notebook as a resumable batch over any `concurrent.futures.Executor`.
+
+The executor only does work; what is done is read from the run folders. So a sweep can be killed, started
+twice, or moved to other machines on the same files, and no run is repeated or lost.
+"""
+
+import contextlib
+import itertools
+import math
+import os
+import time
+from collections import Counter, deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Executor, Future, wait
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from dfnb import UserError, executors, ledger, paths, profiles, study
+from dfnb.cells import Cell, by_name, counts, expand, fate, row, table
+
+__all__ = ["by_name", "check_done", "counts", "expand", "fate", "run", "table"]
+
+PASSING = {"kernel died", "out of memory", "timeout"}  # failures that another attempt need not meet
+MOST_LOSSES = 3  # how often the process that does a run may vanish before the run counts as failed
+MOST_IN_VAIN = 10  # losses in a row after which nothing seems to work at all
+POLL = 0.5  # seconds between looks at runs that other processes have
+INTERRUPTED = "stopping after the running cells, Ctrl-C again stops at once"
+
+Say = Callable[[str], None]
+
+
+class SweepFailed(UserError):
+    """Some runs of a sweep are not done."""
+
+    exit_code = 1
+
+
+def run(
+    profile: str, only: Sequence[str] | None = None, *, workers: int | None = None, threads: int | None = None,
+    scheduler: str | None = None, executor: Executor | None = None, retry_failed: bool = False,
+    progress: Say | None = None,
+) -> list[dict[str, Any]]:
+    """Run what is not done of a profile's sweeps and return `table`; a failed run stops no other.
+
+    `workers` runs are under way at a time, in processes of this machine by default, on the workers of a Dask
+    `scheduler`, or in any `executor`; each kernel may use `threads` (by default the cores over the workers,
+    on a scheduler what its workers' environment says). Runs that failed before are left alone unless
+    `retry_failed`. Runs that other processes have under way are waited for. Raises KeyboardInterrupt after
+    Ctrl-C: the first lets the running cells end, the second stops at once. Raises SweepFailed on a full disk.
+    """
+    settings = profiles.load(profile)
+    cells = expand(settings, only)
+    wanted = [cell for cell in cells if fate(cell.state()[0], retry_failed) in ("run", "wait")]
+    if wanted:
+        if not (scheduler or executor):
+            workers, threads = executors.shares(workers, threads, len(wanted))
+        with _engine(workers, scheduler, executor) as engine:
+            _Batch(profile, engine, {"threads": threads}, progress or (lambda line: None), deque(wanted),
+                   len(wanted), retry_failed, first_alone=not _has_crops(settings)).run()
+    return [row(cell) for cell in cells]
+
+
+def _engine(workers: int | None, scheduler: str | None, executor: Executor | None):
+    if scheduler:
+        return executors.dask(scheduler, workers)
+    return executors.given(executor, workers) if executor else executors.pool(workers)
+
+
+def _has_crops(profile: profiles.Profile) -> bool:
+    """Whether some run of these settings is done: then the crops that all share have been made."""
+    own = paths.runs() / profile.name
+    folders = [path.parent for pattern in ("*", "*/sweep/*") for path in own.glob(f"{pattern}/DONE.json")]
+    return any(ledger.read_json(folder / "config.json").get("settings") == profile.settings for folder in folders)
+
+
+def _work(notebook: str, profile: str, parameters: dict, options: dict, environment: dict) -> dict[str, str]:
+    """Do one run, in whatever process: {state: done | failed | elsewhere, reason, why}. Raises nothing of a run."""
+    os.environ.update(environment)  # a worker on a cluster has been started without our folders
+    try:
+        study.execute(Path(notebook), profiles.load(profile), parameters, **options)
+        return {"state": "done", "reason": "", "why": ""}
+    except ledger.Busy as error:
+        return {"state": "elsewhere", "reason": "", "why": str(error)}
+    except UserError as error:
+        return {"state": "failed", "reason": getattr(error, "reason", "bad parameters"), "why": str(error)}
+
+
+def check_done(rows: list[dict[str, Any]]) -> None:
+    """Raise SweepFailed naming the first run that is not done."""
+    if left := [row for row in rows if row["state"] != "done"]:
+        first, more = left[0], f" and {len(left) - 1} more" if len(left) > 1 else ""
+        raise SweepFailed(f"{first['run']}{more} not done ({first['state']}: {first['why']}); "
+                          "when the cause is mended, --retry-failed repeats what failed")
+
+
+@dataclass
+class _Batch:
+    """The state of a sweep under way; everything that must outlive it is in the run folders."""
+
+    profile: str
+    engine: executors.Engine
+    options: dict[str, Any]
+    say: Say
+    queue: deque[Cell]
+    total: int
+    retry_failed: bool
+    first_alone: bool  # it makes the crops, which the others then share
+    running: dict[Future, tuple[Cell, Executor]] = field(default_factory=dict)
+    elsewhere: list[Cell] = field(default_factory=list)
+    attempts: Counter = field(default_factory=Counter)
+    losses: Counter = field(default_factory=Counter)
+    in_vain: int = 0
+    ended: Counter = field(default_factory=Counter)  # state -> runs
+    began: float = field(default_factory=time.monotonic)
+    stopping: str = ""  # why no further run is started
+
+    def run(self) -> None:
+        """Until all runs have ended, or the running ones after the first Ctrl-C."""
+        with executors.first_interrupt(self._stop):
+            told = False
+            while self.running or not self.stopping and (self.queue or self.elsewhere):
+                self._submit()
+                if self.stopping and not told:
+                    self.say(f"{self.stopping}; waiting for {len(self.running)} running")
+                    told = True
+                self._collect()
+                self._look_elsewhere()
+        if self.stopping == INTERRUPTED:
+            raise KeyboardInterrupt
+        if self.stopping:
+            raise SweepFailed(self.stopping)
+
+    def _stop(self) -> None:
+        self.stopping = self.stopping or INTERRUPTED
+
+    def _submit(self) -> None:
+        """Start as many runs as there is room for; what meanwhile ended or runs elsewhere is not started."""
+        while self.queue and not self.stopping and len(self.running) < self._room():
+            cell = self.queue.popleft()
+            state, why = cell.state()
+            if state == "done" or state == "failed" and not (self.retry_failed or self.attempts[cell]):
+                self._end(cell, state, why)  # by another runner
+            elif state == "running":
+                self.elsewhere.append(cell)
+            else:
+                self._start(cell)
+
+    def _room(self) -> int:
+        """One at a time for a run whose process vanished before: should it be to blame, it harms no other."""
+        frail = [*(cell for cell, _ in self.running.values()), *itertools.islice(self.queue, 1)]
+        alone = self.first_alone or any(self.losses[cell] > 1 for cell in frail)
+        return 1 if alone else self.engine.room()
+
+    def _start(self, cell: Cell) -> None:
+        folders = {"DATA": paths.data(), "CACHE": paths.cache(), "RUNS": paths.runs(),
+                   "NOTEBOOKS": cell.notebook.parent, "PARAMS": profiles.folder()}
+        environment = {f"DFNB_{name}": str(Path(folder).resolve()) for name, folder in folders.items()}
+        given = (str(cell.notebook), self.profile, cell.parameters, self.options | {"timeout": cell.timeout})
+        executor = self.engine.executor
+        try:
+            self.running[executor.submit(_work, *given, environment)] = cell, executor
+        except BrokenExecutor as error:
+            self._lose(cell, executor, error)
+
+    def _collect(self) -> None:
+        if not self.running:
+            time.sleep(POLL if self.elsewhere and not self.queue else 0)
+            return
+        for future in wait(self.running, POLL, FIRST_COMPLETED).done:
+            cell, executor = self.running.pop(future)
+            try:
+                result = future.result()
+            except Exception as error:  # of the executor: `_work` raises nothing of a run
+                self._lose(cell, executor, error)
+            else:
+                self._judge(cell, **result)
+
+    def _judge(self, cell: Cell, state: str, reason: str, why: str) -> None:
+        """Count an attempt's result, or put the cell back: for another attempt, or until another runner ends."""
+        self.first_alone, self.in_vain = False, 0
+        if state == "elsewhere":
+            self.elsewhere.append(cell)
+            return
+        self.attempts[cell] += 1
+        if reason == "disk full":
+            self.stopping = why
+        if reason in PASSING and self.attempts[cell] <= cell.retries:
+            self.say(f"{cell.folder.name}: {why}; one more attempt")
+            self.queue.append(cell)
+        else:
+            self._end(cell, state, why)
+
+    def _lose(self, cell: Cell, executor: Executor, error: Exception) -> None:
+        """The process that did the run is gone, or never began: again, but not for ever."""
+        if isinstance(error, BrokenExecutor):
+            self.engine.renew(executor)
+        self.losses[cell] += 1
+        self.in_vain += 1
+        if self.in_vain > MOST_IN_VAIN:
+            raise SweepFailed(f"the processes that should do the runs die at once ({type(error).__name__}: {error}); "
+                              "a script that starts a sweep needs `if __name__ == '__main__':`")
+        others_are_no_better = len(self.losses) > 1 and not self.attempts
+        if self.losses[cell] < MOST_LOSSES or others_are_no_better:
+            self.queue.append(cell)
+            return
+        why = f"the process that did it was lost {MOST_LOSSES} times, last with {type(error).__name__}: {error}"
+        with contextlib.suppress(ledger.Busy), ledger.hold(cell.folder):
+            if ledger.settled(cell.folder, cell.config)[0] != "done":
+                attempt = ledger.clear(cell.folder) + 1
+                ledger.fail(cell.folder, "kernel died", " ".join(why.split()), attempt)
+        self._end(cell, *cell.state())
+
+    def _look_elsewhere(self) -> None:
+        """See what other processes have made of the runs they had; one left unfinished is ours again."""
+        waiting, self.elsewhere = self.elsewhere, []
+        for cell in waiting:
+            state, why = cell.state()
+            if state == "running":
+                self.elsewhere.append(cell)
+            elif state in ("done", "failed"):
+                self._end(cell, state, why)
+            else:
+                self.queue.append(cell)
+
+    def _end(self, cell: Cell, state: str, why: str) -> None:
+        self.ended[state] += 1
+        count = self.ended.total()
+        left = self.total - count
+        seconds = (time.monotonic() - self.began) / count * left
+        eta = f"; about {math.ceil(seconds / 60)} min left" if seconds > 90 else f"; about {seconds:.0f} s left"
+        told = f": {why}" if why else ""
+        self.say(f"{count}/{self.total} {cell.folder.name} {state}{told}{eta if left else ''}")
