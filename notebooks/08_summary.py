@@ -13,7 +13,8 @@
 #
 # **Question** What does the whole study say when probe and LoRA stand side by side, with the constant answer and the reported rows?
 #
-# **Answer** LoRA leads the probe on the unseen manipulation, and accuracy and F1 cannot show it: the constant answer "fake" is hard to beat on them.
+# **Answer** In the demo world no split separates LoRA from the probe on the unseen manipulation beyond doubt, and accuracy and F1 could not show it if it did:
+# the constant answer "fake" is hard to beat on them.
 
 # %%
 import matplotlib.pyplot as plt
