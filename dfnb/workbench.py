@@ -77,15 +77,17 @@ def index(settings: profiles.Profile, *, progress: bool = True) -> pd.DataFrame:
     return videos.assign(group=splits.identity_groups(videos))
 
 
-def planted(profile: profiles.Profile, amplitude: float, *, identities: int, frames: int, seed: int = 0,
+def planted(profile: profiles.Profile, amplitude: float, *, identities: int, frames: int, seed: int | None = None,
             workers: int | None = None, progress: bool = True) -> Bench:
     """A small demo world of its own, reals and FaceSwap, with a planted cue of so many grey levels; 0: its twin without.
 
     The cue gives away the label of scenes one knows and tells nothing about others (`demo.corpus.make`). Crops have the
-    profile's size; all `frames` of a video are cropped.
+    profile's size, all `frames` of a video are cropped, and the world's `seed` is the profile's unless it is given.
     """
     from dfnb.demo import corpus
 
+    if seed is None:
+        seed = profile.demo.seed if profile.demo else 0
     place = paths.data() / f"{profile.name}-planted" / f"{seed}-{identities}-{frames}-{amplitude:g}"
     corpus.make(place, seed=seed, identities=identities, frames=frames, kinds=("FaceSwap",), planted=amplitude,
                 workers=workers, progress=progress)

@@ -13,8 +13,8 @@
 #
 # **Question** How much better does CLIP become when a few low-rank matrices inside it are trained?
 #
-# **Answer** On the manipulation it trained on, very much; on an unseen one in the demo world, better on some splits and worse on others: what is learnt about one
-# manipulation need not carry over.
+# **Answer** On the manipulation it trained on, much; on an unseen one in the demo world it is not ahead of the frozen probe on most splits: what is learnt about
+# one manipulation need not carry over.
 
 # %%
 import matplotlib.pyplot as plt
@@ -76,7 +76,8 @@ scores = pd.concat([trial.scores for trial in trials.values()], ignore_index=Tru
 scores = scores.assign(model="LoRA")
 
 # %% [markdown]
-# Training over-fits within a few epochs: the training AUC goes on rising while the validation AUC does not. Each line is one split, each dot the epoch kept.
+# Training goes on fitting its part when validation has stopped to gain: that is where the epoch is chosen. Each line is one split, each dot the epoch kept. A dot at
+# the very end would say that the schedule was too short.
 
 # %%
 history = pd.concat([pd.DataFrame(trial.detector.history).assign(split=seed)
