@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 PROFILE ?= demo
 
-.PHONY: help study test lab book pair lint constraints clean
+.PHONY: help study test torture lab book pair lint constraints clean
 help:            ## this list
 	@grep -E '^[a-z]+: .*##' Makefile | sed -E 's/:.*## /\t/'
 
@@ -19,6 +19,9 @@ study: $(READY)  ## demo corpus, crops, training, all chapters, the book (PROFIL
 
 test: $(READY)   ## unit tests, the smoke profile through papermill, nbval, the book with -W
 	$(BIN)/python -m pytest
+
+torture: $(READY) ## runs killed at every write and at random moments (minutes)
+	$(BIN)/python -m pytest -m torture
 
 lab: $(READY)    ## the notebooks in JupyterLab
 	$(BIN)/jupyter lab notebooks

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from dfnb import clip as clips
-from dfnb import corpora, crops, paths, profiles, splits
+from dfnb import corpora, crops, paths, profiles, splits, video
 from dfnb.methods import METHODS, Detector
 
 KEY = ["corpus", "method", "video"]
@@ -79,23 +79,28 @@ def index(settings: profiles.Profile, *, progress: bool = True) -> pd.DataFrame:
 
 def planted(profile: profiles.Profile, amplitude: float, *, identities: int, frames: int, seed: int | None = None,
             workers: int | None = None, progress: bool = True) -> Bench:
-    """A small demo world of its own, reals and FaceSwap, with a planted cue of so many grey levels; 0: its twin without.
+    """A small demo world with a planted cue of so many grey levels, reduced to what the cue adds to each picture.
 
-    The cue gives away the label of scenes one knows and tells nothing about others (`demo.corpus.make`). Crops have the
-    profile's size, all `frames` of a video are cropped, and the world's `seed` is the profile's unless it is given.
+    The cue gives away the label of scenes one knows and tells nothing about others (`demo.corpus.make`). A "crop" is a
+    whole picture minus the same one of a world without the cue, plus 128: on the picture itself, the scene tells a
+    leaky detector so much that a cue can add little. Reals and FaceSwap; the world's `seed` is the profile's unless
+    it is given.
     """
     from dfnb.demo import corpus
 
     if seed is None:
         seed = profile.demo.seed if profile.demo else 0
-    place = paths.data() / f"{profile.name}-planted" / f"{seed}-{identities}-{frames}-{amplitude:g}"
-    corpus.make(place, seed=seed, identities=identities, frames=frames, kinds=("FaceSwap",), planted=amplitude,
-                workers=workers, progress=progress)
-    videos = corpora.index(place, methods=["FaceSwap"])
+    pictures = []
+    for cue in (0.0, amplitude):
+        place = paths.data() / f"{profile.name}-planted" / f"{seed}-{identities}-{frames}-{cue:g}"
+        corpus.make(place, seed=seed, identities=identities, frames=frames, kinds=("FaceSwap",), planted=cue,
+                    workers=workers, progress=progress)
+        videos = corpora.index(place, methods=["FaceSwap"])
+        pictures.append(np.concatenate([video.read(path, frames).frames for path in videos.path]).astype(np.int16))
+    added = np.clip(pictures[1] - pictures[0] + 128, 0, 255).astype(np.uint8)  # (n, h, w, 3)
     videos = videos.assign(group=splits.identity_groups(videos))
-    view = crops.build(videos, frames=frames, size=profile.crops.size, margin=profile.crops.margin, workers=workers,
-                       progress=progress)
-    return Bench(profile, videos, view)
+    table = videos.drop(columns="path").merge(pd.DataFrame({"frame": range(frames)}), how="cross")
+    return Bench(profile, videos, crops.CropView.of_arrays(added, table))
 
 
 def scores_table(view: crops.CropView, part: str, scores: np.ndarray, **columns) -> pd.DataFrame:

@@ -5,11 +5,9 @@ from types import SimpleNamespace
 import numpy as np
 import pandas as pd
 import pytest
-from sklearn.linear_model import LogisticRegression
 
-from dfnb import arms, compare, corpora, leakage, splits, video
-from dfnb.crops import KEY, CropView
-from dfnb.demo import corpus as demo
+from dfnb import arms, compare, controls, leakage, profiles, workbench
+from dfnb.crops import CropView
 
 
 def table(arm: str, scores, *, split: int = 0, model: str = "m", fakes: str = "FaceSwap") -> pd.DataFrame:
@@ -121,30 +119,12 @@ def test_naming_finds_the_scene_in_scene_features_and_the_face_in_face_features(
     assert found.chance.tolist() == [1 / 3] * 3 and found.frames.tolist() == [6, 12, 12]
 
 
-@pytest.fixture(scope="module")
-def cues(tmp_path_factory):
-    """What a planted corpus adds to its twin without the cue, 8 x 8 per frame, and the table of frames."""
-    seen = []
-    for planted in (0, 20):
-        folder = demo.make(tmp_path_factory.mktemp("planted") / "demo", seed=5, identities=16, frames=4,
-                           kinds=("FaceSwap",), planted=planted, workers=1, progress=False)
-        videos = corpora.index(folder, methods=["FaceSwap"])
-        pictures = np.concatenate([video.read(path, 4).frames for path in videos.path]).astype(float)
-        seen.append(pictures.mean(-1).reshape(-1, 8, 32, 8, 32).mean((2, 4)).reshape(-1, 64))
-    videos = videos.assign(group=splits.identity_groups(videos))
-    return seen[1] - seen[0], videos.merge(pd.DataFrame({"frame": range(4)}), how="cross")
-
-
-def test_a_planted_cue_is_found_by_the_arms_that_know_the_scene_and_by_no_other(cues):
-    features, frames = cues
-    rows = []
-    for fold in range(4):
-        designs = arms.design(frames, test_methods=[], pairs=2, validation=1, per_video=2, fold=fold)
-        for arm, parts in designs.items():
-            part = frames.merge(parts, how="left", on=[*KEY, "frame"]).part
-            model = LogisticRegression().fit(features[part == "train"], frames.label[part == "train"])
-            test = frames[part == "test"].assign(score=model.predict_proba(features[part == "test"])[:, 1])
-            rows.append(test.assign(part="test", split=fold, model="cue alone", arm=arm))
-    auc = leakage.gaps(pd.concat(rows), "FaceSwap", draws=50).set_index("arm").AUC
-    assert auc["frame"] == auc["video"] == 1
-    assert auc["target"] < 0.8 and auc["identity"] < 0.8
+def test_a_planted_cue_is_found_by_the_arms_that_know_the_scene_and_by_no_other(tmp_path, monkeypatch):
+    monkeypatch.setenv("DFNB_DATA", str(tmp_path))
+    world = workbench.planted(profiles.load("smoke"), 20, identities=20, frames=4, seed=5, workers=1, progress=False)
+    designs = {fold: arms.design(world.crops.frames, test_methods=[], pairs=4, validation=2, per_video=2, fold=fold)
+               for fold in range(5)}
+    trials = leakage.trials(world, designs, "probe", seed=0, model=controls.GreyGrid())
+    auc = leakage.gaps(leakage.collect({"cue alone": trials}), "FaceSwap", draws=50).set_index("arm").AUC
+    assert auc["frame"] > 0.95 and auc["video"] > 0.95
+    assert auc["target"] < 0.75 and auc["identity"] < 0.75

@@ -413,7 +413,7 @@ def sabotage(home, monkeypatch):
     return plan
 
 
-@pytest.mark.slow
+@pytest.mark.torture
 def test_a_death_at_any_boundary_of_any_write_leaves_no_false_done_and_the_same_numbers(home, sabotage):
     def execute(some) -> dict[str, int]:
         command = [sys.executable, "-c", EXECUTE, *(str(cell.parameters["rank"]) for cell in some)]
@@ -443,7 +443,7 @@ def test_a_death_at_any_boundary_of_any_write_leaves_no_false_done_and_the_same_
     assert list((home / "temporary").iterdir()) == []
 
 
-@pytest.mark.slow
+@pytest.mark.torture
 def test_ten_deaths_at_random_moments_change_no_number(home):
     write(home, "time.sleep(0.4)")
     declare(home, grid=GRID | {"seeds": [0, 1, 2]})
