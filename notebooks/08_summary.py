@@ -44,7 +44,8 @@ display(Markdown(run.stamp()))
 # %%
 scores = pd.concat([result.scores for result in results], ignore_index=True)
 scores[scores.part == "test"].groupby(["model", "method"], sort=False).agg(
-    splits=("split", "nunique"), videos=("video", "nunique"), frames=("frame", "size"))
+    splits=("split", "nunique"), videos=("video", "nunique"), groups=("group", "nunique"),
+    frames=("frame", "size"))
 
 # %% [markdown]
 # ## Method
