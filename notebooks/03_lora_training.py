@@ -133,9 +133,8 @@ display(Markdown(f"{detector.trainable:,} values were trained, {detector.trainab
 # %% [markdown]
 # ## Limits
 #
-# Two things pull the score on the unseen manipulation down, and both grow with training. What is learnt is special to the manipulation in training; and the
-# scene of every tested real may have been trained on as a fake (chapter 5), so a detector that remembers scenes answers backwards. The untrained control
-# of chapter 2 lies below one half for the second reason alone.
+# Two things may pull the score on the unseen manipulation down; this chapter does not tell them apart. What is learnt may be special to the manipulation in
+# training; and the scene of a tested real may have been trained on as a fake (chapter 5), so that a detector which remembers scenes answers backwards.
 #
 # Early stopping looks at validation, which holds the manipulation of the training part: the epoch that is best there need not be best on an unseen one.
 # Whether rank, alpha and dropout matter is a question of its own.
