@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 PROFILE ?= demo
 
-.PHONY: help study test torture lab book pair lint constraints clean
+.PHONY: help study test torture dials lab book pair lint constraints clean
 help:            ## this list
 	@grep -E '^[a-z]+: .*##' Makefile | sed -E 's/:.*## /\t/'
 
@@ -22,6 +22,9 @@ test: $(READY)   ## unit tests, the smoke profile through papermill, nbval, the 
 
 torture: $(READY) ## runs killed at every write and at random moments (minutes)
 	$(BIN)/python -m pytest -m torture
+
+dials: $(READY)  ## one dial of the demo world at a time, into book/dials.md (half an hour)
+	$(BIN)/python -m dfnb.dials
 
 lab: $(READY)    ## the notebooks in JupyterLab
 	$(BIN)/jupyter lab notebooks

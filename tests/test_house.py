@@ -11,7 +11,7 @@ from dfnb import paths
 
 ROOMS = ["paths", "arrays", "profiles", "metrics", "stats", "compare", "power", "reported", "corpora", "identity",
          "splits", "arms", "video", "faces", "cropping", "crops", "controls", "clip", "cards", "training", "methods",
-         "chapters", "ledger", "runs", "workbench", "leakage", "study", "executors", "cells", "sweeps", "plots",
+         "chapters", "ledger", "runs", "workbench", "dials", "leakage", "study", "executors", "cells", "sweeps", "plots",
          "scorefile", "evaluate", "tables", "cli"]
 ONLY_IN = {  # a library that must be replaceable lives in one room
     "transformers": {"clip", "demo"}, "papermill": {"study"}, "jupytext": {"study"}, "dlib": {"faces"},
@@ -53,7 +53,7 @@ def test_a_room_imports_only_from_rooms_above_it(path):
         assert rooms_imported(path) <= {"demo"}
     else:
         above = set(ROOMS[: ROOMS.index(here)]) | {here}
-        above |= {"demo"} if here in {"cli", "workbench"} else set()
+        above |= {"demo"} if here in {"cli", "dials", "workbench"} else set()
         assert rooms_imported(path) <= above
 
 
