@@ -18,7 +18,7 @@ study: $(READY)  ## demo corpus, crops, training, all chapters, the book (PROFIL
 	$(BIN)/dfnb study --profile $(PROFILE)
 
 test: $(READY)   ## unit tests, the smoke profile through papermill, nbval, the book with -W
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 torture: $(READY) ## runs killed at every write and at random moments (minutes)
 	$(BIN)/python -m pytest -m torture

@@ -1,6 +1,10 @@
 """Small fixtures that several test files share."""
 
+import os
 from pathlib import Path
+
+if "PYTEST_XDIST_WORKER" in os.environ:  # the workers share the cores; to be said before torch is imported
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import numpy as np
 import pandas as pd
