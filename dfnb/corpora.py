@@ -71,6 +71,9 @@ def _video_files(folder: Path, method: str, compression: str) -> list[Path]:
     files = sorted(path for path in place.glob("*.mp4") if not path.name.startswith("."))
     if not files:
         raise UserError(f"no videos of {method}: {place} holds no .mp4 file; fetch them or set corpus.root")
+    for file in files:
+        if not file.name.isprintable():  # it is printed, hashed and stored as text
+            raise UserError(f"the name of the video {str(file)!r} is no text; rename or remove it")
     return files
 
 

@@ -63,7 +63,7 @@ def answer_to(path: str, count: int, threads: int, limits: Limits, pixels: int) 
         return _clip(path, count, threads, limits, pixels)
     except Rejected as rejected:
         return {"rejected": str(rejected), "passing": rejected.passing}
-    except MemoryError:
+    except (MemoryError, BlockingIOError):  # the second: no memory for the stack of a thread
         return {"rejected": f"out of memory: decoding needs more than {_gb(limits.memory)}", "passing": False}
     except (av.error.FFmpegError, OSError) as error:
         passing = not isinstance(error, av.error.FFmpegError) or isinstance(error, FileNotFoundError | PermissionError)
