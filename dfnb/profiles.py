@@ -131,12 +131,14 @@ def load(name: str) -> Profile:
     path = folder() / f"{name}.yaml"
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError, ValueError) as error:  # ValueError: the 99th of May
         raise UserError(f"params/{path.name} is no readable YAML: {' '.join(str(error).split())}") from None
     if not isinstance(content, dict):
         raise UserError(f"params/{path.name} must hold the sections corpus and crops, not {content!r}")
+    if "name" in content:  # it becomes part of paths
+        raise UserError(f"params/{path.name}: there is no setting name; a profile is called as its file is")
     try:
-        return Profile(**{"name": name} | content)
+        return Profile.model_validate(content | {"name": name})
     except ValidationError as error:
         raise UserError(_sentence(path.name, error)) from None
 

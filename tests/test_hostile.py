@@ -8,7 +8,6 @@ from itertools import pairwise
 
 import av
 import numpy as np
-import pandas as pd
 import pytest
 from test_crops import steady, table
 from test_video import bars, number, reason, write
