@@ -12,18 +12,29 @@ import torch
 import torch.nn.functional as F
 import transformers
 from huggingface_hub import snapshot_download
+from huggingface_hub.constants import HF_HUB_CACHE
 from safetensors import SafetensorError
 from torch import nn
 from tqdm import tqdm
 
-from dfnb import UserError, arrays, paths
+from dfnb import UserError, arrays, hardware, paths
+from dfnb.hardware import Pieces
+from dfnb.pixels import resize
 
 transformers.utils.logging.set_verbosity_error()
 transformers.utils.logging.disable_progress_bar()
 
 TINY = Path(__file__).parent / "demo" / "tiny-clip"
 KINDS = ("projected", "pooled")
+BICUBIC = 3  # PIL's number for it
 TOKENS = 2**14  # tokens in one forward pass without gradients: 252 crops at 65 tokens, 63 at 257
+REVISIONS = {  # commits on the hub, so that a name means the same weights for ever
+    "openai/clip-vit-base-patch32": "3d74acf9a28c67741b2f4f2ea7635f0aaf6f0268",
+    "openai/clip-vit-base-patch16": "57c216476eefef5ab752ec549e440a49ae4ae5f3",
+    "openai/clip-vit-large-patch14": "32bd64288804d66eefd0ccbe215aa642df71cc41",
+    "openai/clip-vit-large-patch14-336": "ce19dc912ca5cd21c8a653c79e251e808ccabcd1",
+}
+WIDE = 512  # width from which a CPU may gain by bfloat16; narrower towers lose by it, the tiny one too
 HELD = 2**30  # bytes of crops kept in memory by a reader; beyond it they are read batch by batch
 PREFIX_LIMIT = 4 * 2**30  # bytes of one prefix array; beyond it the frozen blocks are computed anew
 
@@ -34,7 +45,8 @@ def load(name: str = "tiny", *, device: str | None = None) -> "Clip":
     """The CLIP called `name`: "tiny", a folder of `save_pretrained`, or a hub name `owner/name[@revision]`.
 
     Weights are read from safetensors only, as float32; no code of the checkpoint runs. A hub name is looked
-    up in the local cache first. `device` is chosen by itself: a GPU where there is one.
+    up in the local cache first; OpenAI's are pinned to REVISIONS. `device` is chosen by itself: a GPU where there
+    is one.
     """
     folder = _folder(str(name))
     settings = json.loads((folder / "config.json").read_text())
@@ -44,7 +56,8 @@ def load(name: str = "tiny", *, device: str | None = None) -> "Clip":
         )
     try:
         model, found = transformers.CLIPModel.from_pretrained(
-            folder, dtype=torch.float32, use_safetensors=True, local_files_only=True, output_loading_info=True
+            folder, dtype=torch.float32, use_safetensors=True, local_files_only=True, output_loading_info=True,
+            ignore_mismatched_sizes=True,  # they are listed below, which transformers' own error does not do
         )
     except (OSError, RuntimeError, ValueError, SafetensorError) as error:
         raise UserError(
@@ -57,6 +70,8 @@ def load(name: str = "tiny", *, device: str | None = None) -> "Clip":
         )
         raise UserError(f"the keys of the CLIP checkpoint {name} are not those of a CLIPModel, {listed}")
     preprocessing = json.loads((folder / "preprocessor_config.json").read_text())
+    if preprocessing.get("resample", BICUBIC) != BICUBIC:
+        raise UserError(f"{name} resizes by PIL's filter {preprocessing['resample']}; dfnb knows CLIP's own, 3 (bicubic)")
     return Clip(str(name), model, preprocessing, folder, device)
 
 
@@ -70,14 +85,17 @@ def _folder(name: str) -> Path:
             )
         return folder
     repository, _, revision = name.partition("@")
-    wanted = {"revision": revision or None, "allow_patterns": ["model*.safetensors*", "*.json", "*.txt"]}
+    revision = revision or REVISIONS.get(repository)
+    wanted = {"revision": revision, "allow_patterns": ["model*.safetensors*", "*.json", "*.txt"]}
     reason = "there is no such folder"
     if repository.count("/") == 1 and not repository.startswith((".", "/", "~")):
         for offline in (True, False):
             try:
                 folder = Path(snapshot_download(repository, local_files_only=offline, **wanted))
             except Exception as error:  # the hub client raises its own, requests' and httpx's errors
-                reason = f"{type(error).__name__} at the hub"
+                reason = f"revision {revision or 'main'} is neither in {HF_HUB_CACHE} nor to be had from the hub " \
+                         f"({type(error).__name__}); where there is a network, `hf download {repository} --revision " \
+                         f"{revision or 'main'} --local-dir FOLDER`, then bring that folder here and give its path"
                 continue
             if not (lacking := _lacking(folder)):
                 return folder
@@ -90,7 +108,8 @@ def _folder(name: str) -> Path:
 
 def _lacking(folder: Path) -> list[str]:
     needed = {"config.json": "config.json", "preprocessor_config.json": "preprocessor_config.json",
-              "model*.safetensors": "weights in safetensors"}  # fmt: skip
+              "model*.safetensors": "weights in safetensors (a pickle such as pytorch_model.bin can run code, so none "
+              "is read: save the model once with save_pretrained, or take a revision that has model.safetensors)"}
     return [label for pattern, label in needed.items() if not any(folder.glob(pattern))]
 
 
@@ -127,7 +146,9 @@ class Clip:
 
     @functools.cached_property
     def tokenizer(self):
-        return transformers.AutoTokenizer.from_pretrained(self.folder, local_files_only=True)
+        return transformers.AutoTokenizer.from_pretrained(
+            self.folder, local_files_only=True, trust_remote_code=False
+        )
 
     def untrained(self, seed: int) -> "Clip":
         """The same architecture, initialised at random by transformers: the control of frozen features."""
@@ -138,11 +159,7 @@ class Clip:
 
     def pixels(self, images: np.ndarray | torch.Tensor) -> torch.Tensor:
         """uint8 (n, h, w, 3) to float (n, 3, size, size), normalised by the checkpoint's mean and std."""
-        pixels = torch.as_tensor(images).to(self.device).permute(0, 3, 1, 2).float()
-        if pixels.shape[-2:] != (self.size, self.size):
-            for height in (pixels.shape[-2], self.size):  # as PIL: each axis rounded to grey levels
-                pixels = F.interpolate(pixels, (height, self.size), mode="bicubic", antialias=True)
-                pixels = pixels.round().clamp(0, 255)
+        pixels = resize(torch.as_tensor(images).to(self.device).permute(0, 3, 1, 2), self.size)
         return ((pixels / 255 - self._mean) / self._std).contiguous()
 
     def vision_tower(self) -> nn.Module:
@@ -152,8 +169,22 @@ class Clip:
         return tower
 
     def precision(self) -> torch.autocast:
-        """bfloat16 on a GPU, float32 elsewhere."""
+        """bfloat16 on a GPU, float32 elsewhere: for what is trained."""
         return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.device.type == "cuda")
+
+    def frozen_precision(self) -> torch.autocast:
+        """bfloat16 on a GPU and on a CPU that is faster with it, float32 elsewhere: for what is not trained."""
+        hardware.used.add("bfloat16" if self.halves else "float32")
+        return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.halves)
+
+    @functools.cached_property
+    def halves(self) -> bool:
+        """Whether the frozen tower is computed in bfloat16; on a CPU measured once, on the first block."""
+        if self.device.type == "cuda" or self.width < WIDE:
+            return self.device.type == "cuda"
+        hidden = torch.zeros(2, self.tokens, self.width)
+        first = self.model.vision_model.encoder.layers[0]
+        return hardware.prefers_half(lambda: first(hidden, None), f"{self.tokens} x {self.width}")
 
     @torch.inference_mode()
     def tower(self, pixels: torch.Tensor) -> torch.Tensor:
@@ -187,8 +218,8 @@ class Clip:
             read = self.pixel_reader(view)
 
             def fresh(rows: np.ndarray, flip: np.ndarray | None = None) -> torch.Tensor:
-                with torch.no_grad(), self.precision():
-                    return enter(frozen, read(rows, flip), block)
+                with torch.no_grad(), self.frozen_precision():
+                    return enter(frozen, read(rows, flip), block).float()
 
             return fresh
         shape = (self.tokens, self.width)
@@ -218,12 +249,14 @@ class Clip:
 
     def _kept(self, view, kind: str, shape: tuple[int, ...], compute: Callable) -> np.ndarray:
         def build(array: np.ndarray) -> None:
-            step, read = max(1, TOKENS // self.tokens), self.pixel_reader(view)
-            for start in tqdm(range(0, len(view), step), desc=f"CLIP {kind}", disable=None, leave=False):
-                rows = np.arange(start, min(start + step, len(view)))
-                with torch.inference_mode(), self.precision():
-                    array[rows] = compute(read(rows)).float().cpu().numpy()
+            read, pieces = self.pixel_reader(view), Pieces(TOKENS // self.tokens)
+            bar = tqdm(total=len(view), desc=f"CLIP {kind}", disable=None, leave=False)
+            with torch.inference_mode(), self.frozen_precision(), bar:
+                for rows, found in pieces.of(np.arange(len(view)), lambda rows: compute(read(rows)).float().cpu()):
+                    array[rows] = found.numpy()
+                    bar.update(len(rows))
 
+        kind += "-bfloat16" if self.halves else ""
         path = paths.cache() / "features" / self.fingerprint / f"{view.fingerprint}-{kind}.npy"
         return arrays.kept(path, (len(view), *shape), build)
 
