@@ -35,7 +35,7 @@ REVISIONS = {  # commits on the hub, so that a name means the same weights for e
     "openai/clip-vit-large-patch14-336": "ce19dc912ca5cd21c8a653c79e251e808ccabcd1",
 }
 WIDE = 512  # width from which a CPU may gain by bfloat16; narrower towers lose by it, the tiny one too
-HELD = 2**30  # bytes of crops kept in memory by a reader; beyond it they are read batch by batch
+HELD = 2**30  # bytes of crops kept in memory by a reader without a GPU; beyond it they are read batch by batch
 PREFIX_LIMIT = 4 * 2**30  # bytes of one prefix array; beyond it the frozen blocks are computed anew
 
 Reader = Callable[..., torch.Tensor]  # (rows, flip=None) -> what a model eats, (n, ...)
@@ -194,7 +194,8 @@ class Clip:
     def pixel_reader(self, view) -> Reader:
         """Rows of a view to normalised pixels (n, 3, size, size); `flip` (n,) bool mirrors them."""
         held = None
-        if self.device.type == "cuda" or len(view) * view.size**2 * 3 <= HELD:
+        room = torch.cuda.mem_get_info(self.device)[0] // 2 if self.device.type == "cuda" else HELD
+        if len(view) * view.size**2 * 3 <= room:
             held = torch.as_tensor(view.images()).to(self.device)
 
         def read(rows: np.ndarray, flip: np.ndarray | None = None) -> torch.Tensor:
@@ -215,11 +216,14 @@ class Clip:
         """
         frozen = self.model.vision_model
         if not keep or block == 0 or len(view.root) * self.tokens * self.width * 4 > limit:
-            read = self.pixel_reader(view)
+            read, pieces = self.pixel_reader(view), Pieces(TOKENS // self.tokens)
 
             def fresh(rows: np.ndarray, flip: np.ndarray | None = None) -> torch.Tensor:
+                def of(at: np.ndarray) -> torch.Tensor:
+                    return enter(frozen, read(rows[at], None if flip is None else flip[at]), block).float()
+
                 with torch.no_grad(), self.frozen_precision():
-                    return enter(frozen, read(rows, flip), block).float()
+                    return torch.cat([found for _, found in pieces.of(np.arange(len(rows)), of)])
 
             return fresh
         shape = (self.tokens, self.width)

@@ -46,9 +46,9 @@ def _guarded(limits: Limits, threads: int) -> Iterator[None]:
     used = resource.getrusage(resource.RUSAGE_SELF)
     _limit(resource.RLIMIT_CPU, int(used.ru_utime + used.ru_stime + limits.timeout * threads) + 1)
     _limit(resource.RLIMIT_AS, limits.memory)
-    signal.alarm(limits.timeout)
+    signal.setitimer(signal.ITIMER_REAL, limits.timeout)
     yield
-    signal.alarm(0)
+    signal.setitimer(signal.ITIMER_REAL, 0)
 
 
 def _limit(kind: int, value: int) -> None:

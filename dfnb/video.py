@@ -82,6 +82,8 @@ def read(path: Path, count: int, *, threads: int = 0, limits: Limits | None = No
     rejected and the next one gets a new process. `threads` = 0 lets the decoder choose; the pixels do not
     depend on it. Raises Rejected.
     """
+    if count < 1:
+        raise ValueError(f"count must be at least 1, got {count}")
     limits = limits or Limits()
     request = {"path": os.path.abspath(path), "count": count, "threads": threads, "limits": asdict(limits)}
     with _lock:

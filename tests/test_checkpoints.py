@@ -246,3 +246,16 @@ def test_one_crop_that_does_not_fit_is_an_error(clip, cued, monkeypatch):
     monkeypatch.setattr(clip, "tower", small(0, clip.tower))
     with pytest.warns(UserWarning), pytest.raises(torch.OutOfMemoryError):
         clip.image_features(cued[0])
+
+
+def test_frozen_activations_that_do_not_fit_are_computed_in_halves(clip, cued, monkeypatch):
+    rows, flip = np.arange(12), np.arange(12) % 2 == 0
+    expected = clip.hidden_reader(cued[0], 1, keep=False)(rows, flip)
+    monkeypatch.setattr(dfnb.clip, "enter", small_enter(5, dfnb.clip.enter))
+    with pytest.warns(UserWarning, match="12 crops at once do not fit .* going on with 6"):
+        found = clip.hidden_reader(cued[0], 1, keep=False)(rows, flip)
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-6)
+
+
+def small_enter(limit, real):
+    return lambda tower, pixels, block: small(limit, lambda pixels: real(tower, pixels, block))(pixels)

@@ -136,6 +136,8 @@ def test_what_exceeds_a_limit_is_rejected_with_both_numbers(good):
     assert why(write(good.with_name("slow.mp4"), [bars(0)] * 2, pts=[0, 90]), seconds=2).startswith("too long: 4 s, at")
     with pytest.raises(video.Rejected, match="too large: 200 frames of 4000 x 3000 pixels need more than 4.3 GB"):
         decoding._check_size(4000, 3000, video.Limits(), count=200)
+    with pytest.raises(ValueError, match="count must be at least 1, got 0"):
+        video.read(good, 0)
     with pytest.raises(UserError, match="the limit frames of a video must be positive, got 0"):
         video.Limits(frames=0)
 
