@@ -11,30 +11,19 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 import transformers
-from huggingface_hub import snapshot_download
-from huggingface_hub.constants import HF_HUB_CACHE
-from safetensors import SafetensorError
 from torch import nn
 from tqdm import tqdm
 
-from dfnb import UserError, arrays, hardware, paths
+from dfnb import UserError, arrays, checkpoints, hardware, paths
 from dfnb.hardware import Pieces
 from dfnb.pixels import resize
 
 transformers.utils.logging.set_verbosity_error()
 transformers.utils.logging.disable_progress_bar()
 
-TINY = Path(__file__).parent / "demo" / "tiny-clip"
 KINDS = ("projected", "pooled")
-BICUBIC = 3  # PIL's number for it
 TOKENS = 2**14  # tokens in one forward pass without gradients: 252 crops at 65 tokens, 63 at 257
-REVISIONS = {  # commits on the hub, so that a name means the same weights for ever
-    "openai/clip-vit-base-patch32": "3d74acf9a28c67741b2f4f2ea7635f0aaf6f0268",
-    "openai/clip-vit-base-patch16": "57c216476eefef5ab752ec549e440a49ae4ae5f3",
-    "openai/clip-vit-large-patch14": "32bd64288804d66eefd0ccbe215aa642df71cc41",
-    "openai/clip-vit-large-patch14-336": "ce19dc912ca5cd21c8a653c79e251e808ccabcd1",
-}
-WIDE = 512  # width from which a CPU may gain by bfloat16; narrower towers lose by it, the tiny one too
+WIDE = 512  # width from which bfloat16 is tried on a CPU; a narrower tower needs seconds for a whole corpus anyway
 HELD = 2**30  # bytes of crops kept in memory by a reader without a GPU; beyond it they are read batch by batch
 PREFIX_LIMIT = 4 * 2**30  # bytes of one prefix array; beyond it the frozen blocks are computed anew
 
@@ -45,72 +34,26 @@ def load(name: str = "tiny", *, device: str | None = None) -> "Clip":
     """The CLIP called `name`: "tiny", a folder of `save_pretrained`, or a hub name `owner/name[@revision]`.
 
     Weights are read from safetensors only, as float32; no code of the checkpoint runs. A hub name is looked
-    up in the local cache first; OpenAI's are pinned to REVISIONS. `device` is chosen by itself: a GPU where there
-    is one.
+    up in the local cache first; OpenAI's are pinned (`checkpoints.REVISIONS`). `device` is chosen by itself: a
+    GPU where there is one.
     """
-    folder = _folder(str(name))
-    settings = json.loads((folder / "config.json").read_text())
-    if settings.get("model_type") != "clip":
-        raise UserError(
-            f"{name} is a {settings.get('model_type')!r} checkpoint; dfnb needs one of model_type 'clip'"
-        )
+    folder = checkpoints.find(str(name))
+    preprocessing = checkpoints.preprocessing(folder, name)
     try:
         model, found = transformers.CLIPModel.from_pretrained(
             folder, dtype=torch.float32, use_safetensors=True, local_files_only=True, output_loading_info=True,
             ignore_mismatched_sizes=True,  # they are listed below, which transformers' own error does not do
         )
-    except (OSError, RuntimeError, ValueError, SafetensorError) as error:
-        raise UserError(
-            f"the CLIP checkpoint {name} cannot be read: {' '.join(str(error).split())[:300]}"
-        ) from error
+    except Exception as error:  # a configuration can make it stumble anywhere: sizes, names, missing shards
+        told = " ".join(f"{type(error).__name__}: {error}".split())[:300]
+        raise UserError(f"the CLIP checkpoint {name} cannot be read: {told}") from error
     wrong = {kind: found[f"{kind}_keys"] for kind in ("missing", "unexpected", "mismatched")}
     if any(wrong.values()):
         listed = "; ".join(
             f"{kind}: {', '.join(sorted(map(str, keys)))}" for kind, keys in wrong.items() if keys
         )
         raise UserError(f"the keys of the CLIP checkpoint {name} are not those of a CLIPModel, {listed}")
-    preprocessing = json.loads((folder / "preprocessor_config.json").read_text())
-    if preprocessing.get("resample", BICUBIC) != BICUBIC:
-        raise UserError(f"{name} resizes by PIL's filter {preprocessing['resample']}; dfnb knows CLIP's own, 3 (bicubic)")
     return Clip(str(name), model, preprocessing, folder, device)
-
-
-def _folder(name: str) -> Path:
-    """The local folder of a checkpoint, downloaded when it is a hub name that is not yet in the cache."""
-    if name == "tiny" or Path(name).expanduser().is_dir():
-        folder = TINY if name == "tiny" else Path(name).expanduser()
-        if lacking := _lacking(folder):
-            raise UserError(
-                f"{name} is no CLIP checkpoint ({folder.name}/): it lacks {' and '.join(lacking)}"
-            )
-        return folder
-    repository, _, revision = name.partition("@")
-    revision = revision or REVISIONS.get(repository)
-    wanted = {"revision": revision, "allow_patterns": ["model*.safetensors*", "*.json", "*.txt"]}
-    reason = "there is no such folder"
-    if repository.count("/") == 1 and not repository.startswith((".", "/", "~")):
-        for offline in (True, False):
-            try:
-                folder = Path(snapshot_download(repository, local_files_only=offline, **wanted))
-            except Exception as error:  # the hub client raises its own, requests' and httpx's errors
-                reason = f"revision {revision or 'main'} is neither in {HF_HUB_CACHE} nor to be had from the hub " \
-                         f"({type(error).__name__}); where there is a network, `hf download {repository} --revision " \
-                         f"{revision or 'main'} --local-dir FOLDER`, then bring that folder here and give its path"
-                continue
-            if not (lacking := _lacking(folder)):
-                return folder
-            reason = f"the hub's copy lacks {' and '.join(lacking)}"
-    raise UserError(
-        f'the CLIP {name!r} was not found: {reason}; give "tiny", a folder with config.json, '
-        "preprocessor_config.json and model.safetensors, or a hub name such as openai/clip-vit-large-patch14"
-    )
-
-
-def _lacking(folder: Path) -> list[str]:
-    needed = {"config.json": "config.json", "preprocessor_config.json": "preprocessor_config.json",
-              "model*.safetensors": "weights in safetensors (a pickle such as pytorch_model.bin can run code, so none "
-              "is read: save the model once with save_pretrained, or take a revision that has model.safetensors)"}
-    return [label for pattern, label in needed.items() if not any(folder.glob(pattern))]
 
 
 class Clip:

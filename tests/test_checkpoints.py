@@ -10,7 +10,7 @@ import transformers
 from safetensors.torch import load_file, save_file
 
 import dfnb.clip
-from dfnb import UserError, hardware
+from dfnb import UserError, checkpoints, hardware
 from dfnb.crops import CropView
 
 SHAPES = {  # width, heads, MLP, patch, pixels, joint space, width and heads of the text tower: OpenAI's own
@@ -129,6 +129,33 @@ def test_keys_and_shapes_that_are_not_clips_are_listed(plain, tmp_path, edit, sa
         dfnb.clip.load(str(folder), device="cpu")
 
 
+def vision(**changes):
+    return lambda config: config | {"vision_config": config["vision_config"] | changes}
+
+
+@pytest.mark.parametrize(("file", "edit", "said"), [
+    ("config.json", lambda config: "no settings", "config.json must hold settings by name"),
+    ("config.json", vision(patch_size=0), "cannot be read: ZeroDivisionError"),
+    ("config.json", vision(hidden_size=47), "cannot be read: .*hidden size"),
+    ("config.json", vision(hidden_size="x"), "cannot be read: .*hidden_size"),
+    ("config.json", vision(hidden_act="os.system"), "cannot be read: KeyError"),
+    ("preprocessor_config.json", lambda config: {}, "image_mean must be three numbers, got None"),
+    ("preprocessor_config.json", lambda config: AS_OF_2021 | {"image_std": [1, 1, 0]}, r"three numbers, got \[1, 1, 0\]"),
+])
+def test_settings_that_make_no_sense_are_one_sentence(plain, tmp_path, file, edit, said):
+    folder = copy(plain, tmp_path / "odd")
+    (folder / file).write_text(json.dumps(edit(json.loads((folder / file).read_text()))))
+    with pytest.raises(UserError, match=said):
+        dfnb.clip.load(str(folder), device="cpu")
+
+
+def test_settings_that_are_no_json_are_one_sentence(plain, tmp_path):
+    folder = copy(plain, tmp_path / "odd")
+    (folder / "preprocessor_config.json").write_text("{")
+    with pytest.raises(UserError, match="preprocessor_config.json cannot be read as JSON"):
+        dfnb.clip.load(str(folder), device="cpu")
+
+
 def test_no_code_of_a_checkpoint_runs(plain, tmp_path, cache):
     folder = copy(plain, tmp_path / "code")
     mark = tmp_path / "hacked"
@@ -164,16 +191,16 @@ def test_openai_s_names_are_pinned_and_what_is_nowhere_says_where_it_was_looked_
         asked.append((revision, local_files_only))
         raise OSError("no network")
 
-    monkeypatch.setattr(dfnb.clip, "snapshot_download", download)
-    pin = dfnb.clip.REVISIONS["openai/clip-vit-base-patch16"]
+    monkeypatch.setattr(checkpoints, "snapshot_download", download)
+    pin = checkpoints.REVISIONS["openai/clip-vit-base-patch16"]
     with pytest.raises(UserError, match=f"revision {pin} is neither in .*huggingface.* nor to be had from the hub "
                        rf"\(OSError\); .*`hf download openai/clip-vit-base-patch16 --revision {pin} --local-dir"):
         dfnb.clip.load("openai/clip-vit-base-patch16")
     with pytest.raises(UserError, match="revision main is neither"):
         dfnb.clip.load("openai/clip-vit-base-patch16@main")
     assert asked == [(pin, True), (pin, False), ("main", True), ("main", False)]
-    assert all(len(commit) == 40 and int(commit, 16) for commit in dfnb.clip.REVISIONS.values())
-    assert {name.removeprefix("openai/clip-vit-") for name in dfnb.clip.REVISIONS} == {
+    assert all(len(commit) == 40 and int(commit, 16) for commit in checkpoints.REVISIONS.values())
+    assert {name.removeprefix("openai/clip-vit-") for name in checkpoints.REVISIONS} == {
         "base-patch32", "base-patch16", "large-patch14", "large-patch14-336"}
 
 

@@ -139,6 +139,15 @@ def test_a_changed_corpus_makes_a_run_stale_and_an_absent_one_does_not(home, pro
     assert state(home) == ("done", "")
 
 
+def test_a_link_to_nowhere_does_not_hide_changes_of_the_other_videos(home, profile):
+    link = next((home / "corpus").rglob("000_001.mp4")).with_name("000_002.mp4")
+    link.symlink_to(home / "nowhere")
+    runs.start("03_x", profile, GIVEN).save({})
+    assert state(home) == ("done", "")
+    next((home / "corpus").rglob("000.mp4")).write_bytes(b"another video")
+    assert state(home) == ("stale", "the files of the corpus have changed")
+
+
 def test_changed_code_makes_a_run_stale_but_prose_does_not(home, profile):
     runs.start("03_x", profile, GIVEN).save({})
     script = home / "notebooks" / "03_x.py"
