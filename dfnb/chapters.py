@@ -127,10 +127,18 @@ def sources_fingerprint(profile: profiles.Profile) -> str | None:
     settings = profile.corpus.model_dump(exclude={"root"})
     try:
         files = [Path(path) for path in corpora.index(profile.folder, **settings).path]
-        stats = [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in files]
     except (UserError, OSError):
         return None
+    stats = [(path.name, *_size_and_time(path)) for path in files]
     return hashlib.sha256(json.dumps(sorted(stats)).encode()).hexdigest()[:16]
+
+
+def _size_and_time(path: Path) -> tuple[int, int]:
+    try:
+        status = path.stat()
+    except OSError:  # a link to nowhere, or it vanished
+        return -1, -1
+    return status.st_size, status.st_mtime_ns
 
 
 def run_id(config: dict[str, Any], chapter: dict[str, Any]) -> str:

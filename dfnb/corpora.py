@@ -1,11 +1,13 @@
 """From a folder of videos to the `videos` table: one row per clip, keyed by (corpus, method, video)."""
 
+import re
 from pathlib import Path
 
 import pandas as pd
 
 from dfnb import UserError
 
+NO_TEXT = re.compile(r"[\x00-\x1f\x7f\ud800-\udfff]")  # control characters, and bytes that are no UTF-8
 REAL = "real"
 COMPRESSIONS = ("raw", "c23", "c40")
 COLUMNS = ["corpus", "method", "video", "label", "target", "source", "path"]
@@ -71,6 +73,9 @@ def _video_files(folder: Path, method: str, compression: str) -> list[Path]:
     files = sorted(path for path in place.glob("*.mp4") if not path.name.startswith("."))
     if not files:
         raise UserError(f"no videos of {method}: {place} holds no .mp4 file; fetch them or set corpus.root")
+    for file in files:
+        if NO_TEXT.search(file.name):  # it is printed, hashed and stored as text
+            raise UserError(f"the name of the video {str(file)!r} is no text; rename or remove it")
     return files
 
 

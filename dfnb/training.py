@@ -15,6 +15,7 @@ from tqdm import tqdm
 
 from dfnb import UserError, metrics
 from dfnb.clip import Clip, Reader
+from dfnb.hardware import Pieces
 
 os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS is deterministic only with it
 
@@ -87,10 +88,13 @@ def seeded(seed: int, clip: Clip) -> Iterator[None]:
             torch.use_deterministic_algorithms(before)
 
 
-def balanced_loss(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    """Mean over the classes present of their mean cross-entropy; logits of fake (n,), labels (n,) 0 or 1."""
+def balanced_loss(logits: torch.Tensor, labels: torch.Tensor, sizes: torch.Tensor | None = None) -> torch.Tensor:
+    """Mean over the classes present of their mean cross-entropy; logits of fake (n,), labels (n,) 0 or 1.
+
+    `sizes` (2,) of the classes in a batch: then this is the share of the loss that some of its crops have.
+    """
     losses = F.binary_cross_entropy_with_logits(logits, labels.to(logits.dtype), reduction="none")
-    sizes = torch.bincount(labels, minlength=2)
+    sizes = torch.bincount(labels, minlength=2) if sizes is None else sizes
     return (losses / sizes[labels]).sum() / (sizes > 0).sum()
 
 
@@ -126,13 +130,12 @@ def features(model: nn.Module, view, clip: Clip, *, read: Reader | None = None) 
 
 def _apply(model: nn.Module, of: Callable, view, clip: Clip, read: Reader | None, *width: int) -> np.ndarray:
     """float32 (n, *width): `of` the crops, step by step, with the model in evaluation mode."""
-    read, step = read or clip.pixel_reader(view), max(1, PREDICT_TOKENS // clip.tokens)
+    read, pieces = read or clip.pixel_reader(view), Pieces(PREDICT_TOKENS // clip.tokens)
     was, found = model.training, np.empty((len(view), *width), np.float32)
     model.eval()
     with torch.inference_mode(), clip.precision():
-        for start in range(0, len(view), step):
-            rows = np.arange(start, min(start + step, len(view)))
-            found[rows] = of(read(rows)).cpu().numpy()
+        for rows, values in pieces.of(np.arange(len(view)), lambda rows: of(read(rows)).cpu()):
+            found[rows] = values.numpy()
     model.train(was)
     return found
 
@@ -165,11 +168,12 @@ def fit(
     batches, check = _batches(train, reader(train), schedule, seed), reader(validation)
     lengths, history, best = schedule.lengths(len(train)), [], {}
     optimiser, rates = _optimiser(trained, schedule, sum(lengths))
+    pieces = Pieces(schedule.batch)
     with seeded(seed, clip), tqdm(total=sum(lengths), desc="training", disable=None, leave=False) as bar:
         for epoch, length in enumerate(lengths, start=1):
             row = {"epoch": epoch, "steps": sum(lengths[:epoch])}
             todo = itertools.islice(batches, length)
-            row |= _learn(model.train(), trained, todo, optimiser, rates, clip, bar)
+            row |= _learn(model.train(), trained, todo, optimiser, rates, clip, bar, pieces)
             scores = predict(model, validation, clip, read=check)
             _check_finite("a validation score", scores, rates)
             row |= judge(scores, validation.labels)
@@ -186,26 +190,46 @@ def fit(
     return [row | {"best": row is best_row} for row in history]
 
 
-def _learn(model, trained, batches, optimiser, rates, clip, bar) -> dict:
+def _learn(model, trained, batches, optimiser, rates, clip, bar, pieces) -> dict:
     """One gradient step per batch; the mean loss, and the AUC of the logits as they were before each step."""
     losses, logits_seen, labels_seen = [], [], []
     for inputs, labels in batches:
-        with clip.precision():
-            logits = model(inputs).float()
-        loss = balanced_loss(logits, labels.to(logits.device))
+        loss, logits = _gradient(model, inputs, labels, optimiser, clip, pieces)
         _check_finite("the loss", loss, rates)
-        optimiser.zero_grad()
-        loss.backward()
         if idle := [name for name, value in trained.items() if value.grad is None]:
             raise NoGradient(f"{len(idle)} trainable parameters get no gradient: {', '.join(idle[:5])}")
         optimiser.step()
         rates.step()
         losses.append(loss.item())
-        logits_seen.append(logits.detach().cpu())
+        logits_seen.append(logits.cpu())
         labels_seen.append(labels)
         bar.update()
     seen = torch.cat(labels_seen).numpy(), torch.cat(logits_seen).numpy()
     return {"loss": float(np.mean(losses)), "train_auc": metrics.auc(*seen)}
+
+
+def _gradient(model, inputs, labels, optimiser, clip, pieces: Pieces) -> tuple[torch.Tensor, torch.Tensor]:
+    """Loss and logits (n,) of one batch, its gradient in the parameters: summed over pieces that fit into memory.
+
+    Pieces change the gradient by rounding alone, but for dropout, whose draws come in another order.
+    """
+    sizes = torch.bincount(labels, minlength=2).to(inputs.device)
+    while True:
+        optimiser.zero_grad()
+        try:
+            parts = [_share(model, inputs[rows], labels[rows], sizes, clip) for rows in pieces.slices(len(labels))]
+        except torch.OutOfMemoryError as error:
+            pieces.halve(len(labels), error)
+            continue
+        return sum(loss for loss, _ in parts), torch.cat([logits for _, logits in parts])
+
+
+def _share(model, inputs, labels, sizes, clip) -> tuple[torch.Tensor, torch.Tensor]:
+    with clip.precision():
+        logits = model(inputs).float()
+    loss = balanced_loss(logits, labels.to(logits.device), sizes)
+    loss.backward()
+    return loss.detach(), logits.detach()
 
 
 def judge(scores: np.ndarray, labels: np.ndarray) -> dict:

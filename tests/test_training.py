@@ -202,3 +202,54 @@ def test_a_part_with_one_class_is_refused(fitted, cued):
 def test_a_senseless_schedule_is_refused(options, message):
     with pytest.raises(UserError, match=message):
         Schedule(**options)
+
+
+class Costly(torch.autograd.Function):
+    """The identity, whose gradient needs memory: there is some for `Costly.room` crops."""
+
+    room = 10**9
+
+    @staticmethod
+    def forward(ctx, inputs):
+        return inputs.clone()
+
+    @staticmethod
+    def backward(ctx, gradient):
+        if len(gradient) > Costly.room:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return gradient
+
+
+@pytest.mark.parametrize("room", [16, 9, 1])
+def test_a_batch_that_does_not_fit_is_learnt_in_pieces_with_the_same_result(fitted, monkeypatch, room):
+    class Model(Brightness):
+        def forward(self, pixels):
+            return Costly.apply(super().forward(pixels))
+
+    def fit():
+        torch.manual_seed(7)
+        model = Model()
+        model.dropout.p = 0.0
+        return fitted(model=model, batch=32)
+
+    whole, history = fit()
+    monkeypatch.setattr(Costly, "room", room)
+    with pytest.warns(UserWarning, match="32 crops at once do not fit into the GPU's memory; going on with 16"):
+        pieces, history_of_pieces = fit()
+    torch.testing.assert_close(pieces.linear.weight, whole.linear.weight, rtol=0, atol=1e-6)
+    for one, other in zip(history, history_of_pieces, strict=True):
+        assert one == pytest.approx(other, abs=1e-5)
+
+
+def test_scores_that_do_not_fit_are_computed_in_halves(fitted, clip, cued, monkeypatch):
+    model, _ = fitted()
+    expected, forward = training.predict(model, cued[2], clip), model.forward
+
+    def small(pixels):
+        if len(pixels) > 5:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return forward(pixels)
+
+    monkeypatch.setattr(model, "forward", small)
+    with pytest.warns(UserWarning, match="going on with 4 at once"):
+        np.testing.assert_allclose(training.predict(model, cued[2], clip), expected, rtol=0, atol=1e-6)
