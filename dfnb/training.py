@@ -170,8 +170,8 @@ def fit(
     """Train the parameters that require a gradient; leave those of the best validation AUC in the model.
 
     The model maps what `reader(view)` reads (default `clip.pixel_reader`) to logits of fake (n,);
-    `loss(model, inputs, labels)` gives what is minimised, and these logits. The AUC is
-    of frames, not videos: ten validation videos are too few to tell epochs apart; the lower loss breaks ties.
+    `loss(model, inputs, labels)` gives what is minimised and these logits, as float32. The AUC is of frames, not
+    videos: ten validation videos are too few to tell epochs apart; the lower loss breaks ties.
     Returns one row per epoch: epoch, steps, loss, train_auc (of the batches as they were learnt from),
     validation_auc, validation_loss, best. Raises `Diverged`, `NoGradient`, `UserError` if a class is absent.
     """
