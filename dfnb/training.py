@@ -6,6 +6,7 @@ import math
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -37,6 +38,7 @@ class Schedule:
     `epochs` counts validations. With `steps` that many gradient steps are spread evenly over them, whatever
     the amount of data; else an epoch shows as many crops as there are. `warmup` is a share of all steps;
     `flip` mirrors half of the crops; `patience` epochs without a better one end it (None: never).
+    `floor` is the learning rate at the end; `optimiser`: "adamw" or "sgd", the latter with momentum 0.9.
     """
 
     epochs: int = 4
@@ -47,6 +49,8 @@ class Schedule:
     patience: int | None = 2
     steps: int | None = None
     flip: bool = False
+    floor: float = 0.0
+    optimiser: str = "adamw"
 
     def __post_init__(self):
         for name, least in (("epochs", 1), ("batch", 2), ("patience", 1), ("steps", self.epochs)):
@@ -57,6 +61,10 @@ class Schedule:
             raise UserError(f"learning_rate must be a positive number, got {self.lr}")
         if self.weight_decay < 0:
             raise UserError(f"weight_decay must be at least 0, got {self.weight_decay}")
+        if not 0 <= self.floor <= self.lr:
+            raise UserError(f"floor must lie between 0 and the learning rate {self.lr:g}, got {self.floor}")
+        if self.optimiser not in ("adamw", "sgd"):
+            raise UserError(f"optimiser must be adamw or sgd, got {self.optimiser!r}")
         if not 0 <= self.warmup < 1:
             raise UserError(f"warmup is a share of all steps and must lie in [0, 1), got {self.warmup}")
 
@@ -68,11 +76,12 @@ class Schedule:
         return [after - before for before, after in zip(ends, ends[1:], strict=False)]
 
     def factor(self, step: int, total: int) -> float:
-        """Share of `lr` at a step: a linear rise over the warm-up, then half a cosine down to 0."""
+        """Share of `lr` at a step: a linear rise over the warm-up, then half a cosine down to `floor`."""
         rise = round(self.warmup * total)
         if step < rise:
             return (step + 1) / (rise + 1)
-        return 0.5 * (1 + math.cos(math.pi * (step - rise) / max(1, total - rise)))
+        least, fall = self.floor / self.lr, (step - rise) / max(1, total - rise)
+        return least + (1 - least) * 0.5 * (1 + math.cos(math.pi * fall))
 
 
 @contextlib.contextmanager
@@ -96,6 +105,12 @@ def balanced_loss(logits: torch.Tensor, labels: torch.Tensor, sizes: torch.Tenso
     losses = F.binary_cross_entropy_with_logits(logits, labels.to(logits.dtype), reduction="none")
     sizes = torch.bincount(labels, minlength=2) if sizes is None else sizes
     return (losses / sizes[labels]).sum() / (sizes > 0).sum()
+
+
+def plain_loss(model: nn.Module, inputs, labels: torch.Tensor, sizes: torch.Tensor | None = None) -> tuple:
+    """The class-balanced cross-entropy of a model's logits of fake (n,), and these logits as float32."""
+    logits = model(inputs).float()
+    return balanced_loss(logits, labels, sizes), logits
 
 
 def balanced_rows(labels: np.ndarray, batch: int, generator: np.random.Generator) -> Iterator[np.ndarray]:
@@ -154,11 +169,13 @@ def fit(
     schedule: Schedule,
     seed: int,
     reader: Callable[..., Reader] | None = None,
+    loss: Callable = plain_loss,
 ) -> list[dict]:
     """Train the parameters that require a gradient; leave those of the best validation AUC in the model.
 
-    The model maps what `reader(view)` reads (default `clip.pixel_reader`) to logits of fake (n,). The AUC is
-    of frames, not videos: ten validation videos are too few to tell epochs apart; the lower loss breaks ties.
+    The model maps what `reader(view)` reads (default `clip.pixel_reader`) to logits of fake (n,);
+    `loss(model, inputs, labels)` gives what is minimised and these logits, as float32. The AUC is of frames, not
+    videos: ten validation videos are too few to tell epochs apart; the lower loss breaks ties.
     Returns one row per epoch: epoch, steps, loss, train_auc (of the batches as they were learnt from),
     validation_auc, validation_loss, best. Raises `Diverged`, `NoGradient`, `UserError` if a class is absent.
     """
@@ -173,7 +190,7 @@ def fit(
         for epoch, length in enumerate(lengths, start=1):
             row = {"epoch": epoch, "steps": sum(lengths[:epoch])}
             todo = itertools.islice(batches, length)
-            row |= _learn(model.train(), trained, todo, optimiser, rates, clip, bar, pieces)
+            row |= _learn(model.train(), trained, todo, optimiser, rates, clip, bar, pieces, loss)
             scores = predict(model, validation, clip, read=check)
             _check_finite("a validation score", scores, rates)
             row |= judge(scores, validation.labels)
@@ -190,11 +207,11 @@ def fit(
     return [row | {"best": row is best_row} for row in history]
 
 
-def _learn(model, trained, batches, optimiser, rates, clip, bar, pieces) -> dict:
+def _learn(model, trained, batches, optimiser, rates, clip, bar, pieces, minimised) -> dict:
     """One gradient step per batch; the mean loss, and the AUC of the logits as they were before each step."""
     losses, logits_seen, labels_seen = [], [], []
     for inputs, labels in batches:
-        loss, logits = _gradient(model, inputs, labels, optimiser, clip, pieces)
+        loss, logits = _gradient(model, inputs, labels, optimiser, clip, pieces, minimised)
         _check_finite("the loss", loss, rates)
         if idle := [name for name, value in trained.items() if value.grad is None]:
             raise NoGradient(f"{len(idle)} trainable parameters get no gradient: {', '.join(idle[:5])}")
@@ -208,26 +225,34 @@ def _learn(model, trained, batches, optimiser, rates, clip, bar, pieces) -> dict
     return {"loss": float(np.mean(losses)), "train_auc": metrics.auc(*seen)}
 
 
-def _gradient(model, inputs, labels, optimiser, clip, pieces: Pieces) -> tuple[torch.Tensor, torch.Tensor]:
+def _gradient(model, inputs, labels, optimiser, clip, pieces: Pieces, minimised) -> tuple[torch.Tensor, torch.Tensor]:
     """Loss and logits (n,) of one batch, its gradient in the parameters: summed over pieces that fit into memory.
 
-    Pieces change the gradient by rounding alone, but for dropout, whose draws come in another order.
+    Pieces change the gradient by rounding alone, but for dropout, whose draws come in another order. Only the plain
+    loss is a sum over crops: another one, that may compare them, takes the batch whole.
     """
-    sizes = torch.bincount(labels, minlength=2).to(inputs.device)
+    sizes, plain = torch.bincount(labels, minlength=2).to(clip.device), minimised is plain_loss
+    of = partial(plain_loss, sizes=sizes) if plain else minimised
     while True:
         optimiser.zero_grad()
         try:
-            parts = [_share(model, inputs[rows], labels[rows], sizes, clip) for rows in pieces.slices(len(labels))]
+            parts = [_share(of, model, _cut(inputs, rows), labels[rows], clip) for rows in pieces.slices(len(labels))]
         except torch.OutOfMemoryError as error:
+            if not plain:
+                raise
             pieces.halve(len(labels), error)
             continue
         return sum(loss for loss, _ in parts), torch.cat([logits for _, logits in parts])
 
 
-def _share(model, inputs, labels, sizes, clip) -> tuple[torch.Tensor, torch.Tensor]:
+def _cut(inputs, rows: slice):
+    """Some crops of a batch; a model may take several tensors."""
+    return tuple(part[rows] for part in inputs) if isinstance(inputs, tuple) else inputs[rows]
+
+
+def _share(minimised, model, inputs, labels, clip) -> tuple[torch.Tensor, torch.Tensor]:
     with clip.precision():
-        logits = model(inputs).float()
-    loss = balanced_loss(logits, labels.to(logits.device), sizes)
+        loss, logits = minimised(model, inputs, labels.to(clip.device))
     loss.backward()
     return loss.detach(), logits.detach()
 
@@ -254,12 +279,15 @@ def _check_finite(what: str, values: torch.Tensor | np.ndarray, rates) -> None:
 
 
 def _optimiser(trained: dict, schedule: Schedule, total: int):
-    """AdamW and its rate; gains, biases and other vectors are not decayed."""
+    """The optimiser and its rate; gains, biases and other vectors are not decayed."""
     groups = [
         {"params": [value for value in trained.values() if (value.ndim > 1) == matrix], "weight_decay": decay}
         for matrix, decay in ((True, schedule.weight_decay), (False, 0.0))
     ]
-    optimiser = torch.optim.AdamW(groups, lr=schedule.lr, fused=True)
+    if schedule.optimiser == "sgd":
+        optimiser = torch.optim.SGD(groups, lr=schedule.lr, momentum=0.9)
+    else:
+        optimiser = torch.optim.AdamW(groups, lr=schedule.lr, fused=True)
     return optimiser, torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: schedule.factor(step, total))
 
 
