@@ -8,9 +8,9 @@ from typing import Protocol
 
 import numpy as np
 
-from dfnb.methods import full, lora, probe
+from dfnb.methods import components, full, lora, multimodal, probe
 
-METHODS = {"probe": probe, "lora": lora, "full": full}
+METHODS = {"probe": probe, "lora": lora, "full": full, "components": components, "multimodal": multimodal}
 
 
 class Detector(Protocol):
