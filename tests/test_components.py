@@ -187,7 +187,7 @@ def test_it_learns_a_cue_in_space_and_scores_a_clip_as_one(detector, spatial):
 
 def test_it_learns_a_cue_that_no_single_frame_has(clip):
     train, validation, test = views(flickering)
-    detector = METHODS["components"].fit(train, validation, clip=clip, seed=0, **SMALL)
+    detector = METHODS["components"].fit(train, validation, clip=clip, seed=0, **SMALL | {"learning_rate": 1e-2})
     assert metrics.auc(test.labels, detector.score(test)) > 0.95
     rows = np.repeat(np.arange(0, len(test), T), T)  # the first frame of each video alone, T times
     still = test.select(rows)
