@@ -32,7 +32,7 @@ def read_card(folder: Path, method: str, clip: Clip | None) -> dict:
     try:
         content = json.loads(path.read_text())
         made_by, base = content["method"], content["base"]
-        known = (base["name"], base["fingerprint"]) if clip else None
+        known = (base["name"], base["fingerprint"]) if base else ("none", None)
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"{path} is not a detector's card: {error!r}") from error
     if made_by != method:

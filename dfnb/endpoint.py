@@ -5,6 +5,7 @@ import hashlib
 import json
 import os
 import re
+import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -41,7 +42,7 @@ def classify(text: str, *, refused: bool = False) -> tuple[str, str]:
     if refused or UNABLE.search(text.replace("\u2019", "'")):
         return "refusal", text
     if found := CHOICE.match(text):
-        return found[1].lower(), re.sub(r"^\W*(?:2\W+)?(?=[\w\[(])", "", text[found.end():]).strip()
+        return found[1].lower(), re.sub(r"^2\W\s*", "", text[found.end():].lstrip(" \t\r\n.,:;*-)"))
     return "garbage", text
 
 
@@ -108,9 +109,19 @@ class Endpoint:
         Raises UserError where the endpoint answers with an error that waiting does not mend, or none at all; what
         was answered before is kept, so that the same call goes on from there.
         """
-        client = self._client()
+        client, broken = self._client(), threading.Event()
+
+        def one(question: tuple[np.ndarray, int]) -> dict | None:
+            if broken.is_set():  # the call that broke stands before this one, so that nobody sees the None
+                return None
+            try:
+                return self._ask(client, *question)
+            except BaseException:
+                broken.set()
+                raise
+
         with ThreadPoolExecutor(self.at_once) as pool:
-            yield from pool.map(lambda question: self._ask(client, *question), questions)
+            yield from pool.map(one, questions)
 
     def _client(self):
         import openai  # half a second, and only a study with an endpoint needs it
