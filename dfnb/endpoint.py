@@ -50,8 +50,9 @@ def classify(text: str, *, refused: bool = False) -> tuple[str, str]:
 class Endpoint:
     """Where and how to ask: `fields` are further fields of the request, such as {"max_tokens": 300}.
 
-    `timeout`: seconds of one attempt; `retries`: further attempts after a time-out, a lost connection, 408, 409, 429
-    or 5xx, each after a pause that doubles from half a second to eight, with jitter (as the openai client does);
+    `timeout`: seconds without a byte that end an attempt; `retries`: further attempts after a time-out, a lost
+    connection, 408, 409, 429 or 5xx, each after a pause that doubles from half a second to eight, with jitter, or that
+    the server asks for, up to two minutes; where it asks for more, the call ends (all as the openai client does).
     `at_once`: calls at the same time. Raises UserError where one of them makes no sense.
     """
 

@@ -79,17 +79,12 @@ def test_a_fake_is_paired_with_the_real_of_its_scene_where_there_is_one():
     assert of == {3: {0}, 4: {1, 2}, 5: {0, 1, 2}}
 
 
-def test_a_batch_holds_each_fake_beside_the_real_of_its_target(clip, spatial):
-    train, seen = spatial[0], []
-    read = clip.pixel_reader(train)
-    spy = clip.pixel_reader
-    clip.pixel_reader = lambda view: lambda rows, flip=None: (seen.append((rows, flip)), read(rows, flip))[1]
-    try:
-        batches = components._batches(clip, train, T, components.Schedule(batch=6, flip=True), seed=0)
-        pixels, labels = next(batches)
-    finally:
-        clip.pixel_reader = spy
-    rows, flip = seen[0]
+def test_a_batch_holds_each_fake_beside_the_real_of_its_target(clip, spatial, monkeypatch):
+    train, seen, read = spatial[0], [], clip.pixel_reader(spatial[0])
+    monkeypatch.setattr(clip, "pixel_reader", lambda view: lambda *given: (seen.append(given), read(*given))[1])
+    schedule = components.Schedule(batch=6, flip=True)
+    pixels, labels = next(components._batches(clip, train, T, schedule, seed=0))
+    ((rows, flip),) = seen
     assert pixels.shape == (6 * T, 3, 64, 64) and labels.tolist() == [0, 1] * 3
     targets = train.frames.target.to_numpy()[rows.reshape(3, 2 * T)]
     assert (targets == targets[:, :1]).all()

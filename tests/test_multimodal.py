@@ -12,6 +12,7 @@ import urllib.request
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import numpy as np
+import openai
 import pandas as pd
 import pytest
 
@@ -19,16 +20,17 @@ from dfnb import UserError, endpoint, paths
 from dfnb.crops import CropView
 from dfnb.methods import METHODS, multimodal
 
+PAUSE = openai._base_client.BaseClient._calculate_retry_timeout
 SECRET = "sk-loopback-0123456789abcdef"
 
 
 @pytest.fixture(autouse=True)
 def surroundings(tmp_path, monkeypatch):
-    """A cache of its own, a key in the environment, no proxy, and pauses before a retry of no length."""
+    """A cache of its own, a key in the environment, no proxy, and next to no pause before a retry."""
     monkeypatch.setenv("DFNB_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("OPENAI_API_KEY", SECRET)
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    monkeypatch.setattr("openai._base_client.BaseClient._calculate_retry_timeout", lambda *given, **named: 0.01)
+    monkeypatch.setattr(openai._base_client.BaseClient, "_calculate_retry_timeout", lambda *given, **named: 0.01)
 
 
 @pytest.fixture
@@ -51,23 +53,26 @@ def completion(text: str | None, **more) -> dict:
 def server():
     """A server that answers request after request with the next of `script`, the last one for ever.
 
-    An entry is a text, (status, body) or a number of seconds to wait before "yes".
+    An entry is a text, (status, body), (status, body, headers) or a number of seconds to wait before "yes".
     """
 
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self):
             body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-            self.server.requests.append({"body": body, "headers": self.headers, "path": self.path})
+            self.server.requests.append({"body": body, "headers": self.headers, "path": self.path,
+                                         "at": time.monotonic()})
             script = self.server.script
             entry = script.pop(0) if len(script) > 1 else script[0]
             if isinstance(entry, float):
                 time.sleep(entry)
                 entry = "yes"
-            status, answer = (200, completion(entry)) if isinstance(entry, str) else entry
+            status, answer, *more = (200, completion(entry)) if isinstance(entry, str) else entry
             raw = answer if isinstance(answer, bytes) else json.dumps(answer).encode()
             self.send_response(status)
             self.send_header("Content-Type", "application/json")
             self.send_header("Content-Length", str(len(raw)))
+            for name, value in dict(*more).items():
+                self.send_header(name, value)
             self.end_headers()
             with contextlib.suppress(OSError):  # the client has hung up: a time-out
                 self.wfile.write(raw)
@@ -164,6 +169,25 @@ def test_a_passing_fault_is_tried_again(server, crops, fault):
     server.script = [fault, fault, "yes"]
     assert fit(server, timeout=0.3).score(crops.select([0])) == [1.0]
     assert len(server.requests) == 3
+
+
+def test_pauses_before_a_retry_grow_and_are_bounded(server, crops, monkeypatch):
+    monkeypatch.setattr(openai._base_client.BaseClient, "_calculate_retry_timeout", PAUSE)
+    server.script = [(429, {}), (503, {}), "yes"]
+    assert fit(server).score(crops.select([0])) == [1.0]
+    first, second = np.diff([request["at"] for request in server.requests])
+    assert 0.37 < first < 4 and 0.74 < second < 4  # half a second, one second, less a quarter at most
+    server.script = [(429, {}, {"Retry-After": "3600"})]
+    with pytest.raises(UserError, match="answers 429"):  # at once: nobody waits for an hour
+        fit(server).score(crops.select([1]))
+    assert len(server.requests) == 4
+
+
+def test_several_questions_at_once(server, crops):
+    server.script = [0.02]
+    detector = fit(server, at_once=4, frames=3, repeats=2)
+    assert detector.score(crops).tolist() == [1.0] * 6 and detector.calls == 12
+    assert len(server.requests) == len(list(paths.cache().rglob("*.json"))) == 12
 
 
 @pytest.mark.parametrize(
