@@ -13,9 +13,9 @@ from dfnb.clip import Clip
 CARD = "detector.json"
 
 
-def card(method: str, clip: Clip | None, trainable: int, history: list[dict], **options) -> dict:
-    """What a detector says of itself: its method, the CLIP it was fitted on if any, its options and its history."""
-    base = clip and {"name": clip.name, "fingerprint": clip.fingerprint, "size": clip.size}
+def card(method: str, clip: Clip, trainable: int, history: list[dict], **options) -> dict:
+    """What a detector says of itself: its method, the CLIP it was fitted on, its options and its history."""
+    base = {"name": clip.name, "fingerprint": clip.fingerprint, "size": clip.size}
     return {"method": method, "base": base, "trainable": trainable, "options": options, "history": history}
 
 
@@ -24,20 +24,20 @@ def write_card(folder: Path, content: dict) -> None:
     paths.atomic_write(Path(folder) / CARD, json.dumps(content, indent=1) + "\n")
 
 
-def read_card(folder: Path, method: str, clip: Clip | None) -> dict:
-    """The card of a saved detector, after checking that it is of this method and of this CLIP (None: of none)."""
+def read_card(folder: Path, method: str, clip: Clip) -> dict:
+    """The card of a saved detector, after checking that it is of this method and of this CLIP."""
     path = Path(folder) / CARD
     if not path.is_file():
         raise UserError(f"{folder} holds no detector: {CARD} is missing; give the folder that `save` wrote")
     try:
         content = json.loads(path.read_text())
         made_by, base = content["method"], content["base"]
-        known = (base["name"], base["fingerprint"]) if base else ("none", None)
+        known = base["name"], base["fingerprint"]
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"{path} is not a detector's card: {error!r}") from error
     if made_by != method:
         raise UserError(f"{folder} holds a {made_by!r} detector, not {method!r}; load it as {made_by!r}")
-    if clip and known[1] != clip.fingerprint:
+    if known[1] != clip.fingerprint:
         raise UserError(
             f"{folder} was fitted on the CLIP {known[0]!r} ({known[1]}), "
             f"this is {clip.name!r} ({clip.fingerprint}); load that one"

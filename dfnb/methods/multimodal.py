@@ -14,6 +14,7 @@ import pandas as pd
 
 from dfnb import UserError, cropping
 from dfnb.cards import card, read_card, write_card
+from dfnb.clip import Clip
 from dfnb.endpoint import ANSWERS, Endpoint, classify, data_url
 
 PROMPT = (
@@ -97,13 +98,14 @@ class Multimodal:
         write_card(folder, self.card)
 
 
-def fit(train, validation, *, clip=None, seed: int = 0, base_url: str | None = None, model: str | None = None,
+def fit(train, validation, *, clip: Clip, seed: int = 0, base_url: str | None = None, model: str | None = None,
         repeats: int = 5, frames: int = 1, most_calls: int = 200, prompt: str = PROMPT, fields: dict | None = None,
         timeout: float = 60.0, retries: int = 4, at_once: int = 4, say: Callable[[str], None] = print) -> Multimodal:
     """A detector that asks `model` at `base_url`; nothing is trained, so the crops, `clip` and `seed` have no effect.
 
-    `frames` crops a video are asked about, `repeats` times each; `fields`: further fields of the request, by default
-    {"max_tokens": 300}; the rest as in `Endpoint`. Raises NoEndpoint, a UserError, where there is no endpoint.
+    The card names `clip` as all cards do. `frames` crops a video are asked about, `repeats` times each; `fields`:
+    further fields of the request, by default {"max_tokens": 300}; the rest as in `Endpoint`. Raises NoEndpoint, a
+    UserError, where there is no endpoint.
     """
     if not base_url or not model:
         lacking = " and ".join(name for name, value in (("base_url", base_url), ("model", model)) if not value)
@@ -115,12 +117,15 @@ def fit(train, validation, *, clip=None, seed: int = 0, base_url: str | None = N
     fields = {"max_tokens": 300} if fields is None else fields
     endpoint = Endpoint(base_url, model, prompt, fields, timeout, retries, at_once)
     options = asdict(endpoint) | {"repeats": repeats, "frames": frames, "most_calls": most_calls}
-    return Multimodal(endpoint, card("multimodal", None, 0, [], **options), say)
+    return Multimodal(endpoint, card("multimodal", clip, 0, [], **options), say)
 
 
-def load(folder: Path, clip=None, *, say: Callable[[str], None] = print) -> Multimodal:
-    """The detector that `save` wrote, whatever the CLIP."""
-    about = read_card(folder, "multimodal", None)
+def load(folder: Path, clip: Clip, *, say: Callable[[str], None] = print) -> Multimodal:
+    """The detector that `save` wrote; what the cache holds is not asked again.
+
+    It sends pictures, and the key, to the endpoint that the card names: load no card of somebody you do not trust.
+    """
+    about = read_card(folder, "multimodal", clip)
     asked = {name: about["options"][name] for name in Endpoint.__dataclass_fields__}
     return Multimodal(Endpoint(**asked), about, say)
 
