@@ -180,6 +180,15 @@ def test_it_learns_a_cue_in_space_and_scores_a_clip_as_one(detector, spatial):
     assert {"epoch", "loss", "train_auc", "validation_auc", "validation_loss", "best"} <= set(detector.history[0])
 
 
+def test_a_frame_of_two_clips_gets_the_mean_of_both(detector, spatial):
+    six = spatial[2].select(np.arange(6))  # the last two frames are of a fake
+    six.frames = six.frames.assign(method="real", video="000", frame=np.arange(6))
+    first, second = (detector.score(six.select(np.arange(start, start + T)))[0] for start in (0, 2))
+    assert first != second
+    expected = [first, first, (first + second) / 2, (first + second) / 2, second, second]
+    np.testing.assert_allclose(detector.score(six), expected, rtol=1e-5)
+
+
 def test_it_learns_a_cue_that_no_single_frame_has(clip):
     train, validation, test = views(flickering)
     detector = METHODS["components"].fit(train, validation, clip=clip, seed=0, **SMALL | {"learning_rate": 1e-2})

@@ -260,19 +260,19 @@ def fit(train, validation, *, clip: Clip, seed: int, frames_per_clip: int = 10, 
     if batch % 2:
         raise UserError(f"batch counts clips, half of them fake: it must be even, got {batch}")
     plan = Schedule(lr=learning_rate, weight_decay=weight_decay, batch=batch, **schedule)
-    shape = {"frames": frames_per_clip, "hidden": hidden}
     with training.seeded(seed, clip):
-        decoder = Decoder(clip, **shape)
+        decoder = Decoder(clip, frames=frames_per_clip, hidden=hidden)
     history = _train(decoder, clip, train, validation, plan, seed)
-    options = shape | {"seed": seed, "schedule": dataclasses.asdict(plan)}
+    options = {"frames_per_clip": frames_per_clip, "hidden": hidden, "seed": seed, "schedule": dataclasses.asdict(plan)}
     return Components(clip, decoder, card("components", clip, training.trainable(decoder), history, **options))
 
 
 def load(folder: Path, clip: Clip) -> Components:
     """The detector that `save` wrote, on the CLIP it was fitted on."""
     about = read_card(folder, "components", clip)
+    options = about["options"]
     with training.seeded(0, clip):
-        decoder = Decoder(clip, **{name: about["options"][name] for name in ("frames", "hidden")})
+        decoder = Decoder(clip, frames=options["frames_per_clip"], hidden=options["hidden"])
     weights = read_tensors(Path(folder) / WEIGHTS)
     check_keys(f"the decoder in {folder}", weights, decoder.state_dict())
     decoder.load_state_dict(weights)
