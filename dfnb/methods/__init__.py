@@ -3,23 +3,25 @@
 fit(train, validation, *, clip, seed, **options) -> Detector, load(folder, clip) -> Detector.
 """
 
+from importlib import import_module
 from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 
-from dfnb.methods import full, layernorm, lora, probe, prompt, reprogram, trivial, zero_shot
-
-METHODS = {
-    "probe": probe,
-    "lora": lora,
-    "full": full,
-    "layernorm": layernorm,
-    "prompt": prompt,
-    "reprogram": reprogram,
-    "zero_shot": zero_shot,
-    "trivial": trivial,
-}
+NAMES = (
+    "probe",
+    "lora",
+    "full",
+    "layernorm",
+    "prompt",
+    "reprogram",
+    "zero_shot",
+    "components",
+    "multimodal",
+    "trivial",
+)
+METHODS = {name: import_module(f"dfnb.methods.{name}") for name in NAMES}
 
 
 class Detector(Protocol):
