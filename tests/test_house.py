@@ -9,8 +9,9 @@ import pytest
 
 from dfnb import paths
 
-ROOMS = ["paths", "arrays", "profiles", "metrics", "stats", "compare", "power", "reported", "corpora", "identity",
-         "splits", "arms", "video", "faces", "cropping", "crops", "controls", "clip", "cards", "training", "methods",
+ROOMS = ["paths", "arrays", "profiles", "metrics", "stats", "compare", "power", "reported", "layouts", "corpora",
+         "identity", "splits", "arms", "video", "inventory", "faces", "cropping", "crops", "controls", "clip", "cards",
+         "training", "methods",
          "chapters", "ledger", "runs", "workbench", "dials", "leakage", "study", "executors", "cells", "sweeps", "plots",
          "scorefile", "evaluate", "tables", "cli"]
 ONLY_IN = {  # a library that must be replaceable lives in one room
