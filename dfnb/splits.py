@@ -13,6 +13,7 @@ import pandas as pd
 from dfnb import UserError
 from dfnb.identity import (
     KEY,
+    LISTS,
     PARTS,
     REENACTMENTS,
     SWAPS,
@@ -26,6 +27,7 @@ from dfnb.identity import (
 __all__ = [
     "KEY",
     "LEAKY",
+    "LISTS",
     "PARTS",
     "REENACTMENTS",
     "REGIMES",

@@ -69,6 +69,18 @@ def read(path: Path, count: int, *, threads: int = 0) -> Clip:
     return Clip(frames, indices, pts, total)
 
 
+def declared(path: Path) -> int:
+    """The number of frames that a file's header promises; nothing is decoded. Raises Rejected."""
+    path = Path(path).absolute()
+    try:
+        _check_file(path)
+        return _declared(path)
+    except av.error.FFmpegError as error:
+        raise Rejected(f"unreadable: {error.strerror}") from error
+    except OSError as error:
+        raise Rejected(f"unreadable: {error.strerror}", passing=True) from error
+
+
 def _check_file(path: Path) -> None:
     if path.is_dir():
         raise Rejected("not a file: a folder has this name")
