@@ -1,5 +1,6 @@
 """From a folder of videos to the `videos` table: one row per clip, keyed by (corpus, method, video)."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import pandas as pd
@@ -13,30 +14,35 @@ COLUMNS = ["corpus", "method", "video", "label", "target", "source", "path"]
 
 def index(
     root: Path, layout: str | None = None, *, methods: list[str] | None = None, compression: str = "c23",
-    videos_per_class: int | None = None,
+    videos_per_class: int | None = None, videos: Mapping[str, int] | None = None,
 ) -> pd.DataFrame:
     """The videos of a corpus as a table with `COLUMNS`, and with part and person where the corpus tells them.
 
     `layout` is one of `layouts.LAYOUTS`, recognised where it is not given. Rows: the reals first (label 0), then the
     methods (label 1) in the order given, or all by name; in each class the videos by name, the first
-    `videos_per_class` of them if it is set. Reals are those of the corpora that the methods belong to. A real is its
-    own target, or its person's, and has no source (missing value). `compression` counts where the layout tells it.
-    Raises UserError where something asked for is missing, misnamed, or there twice.
+    `videos_per_class` of them if it is set, of a method in `videos` the first so many. Reals are those of the corpora
+    that the methods belong to. A real is its own target, or its person's, and has no source (missing value).
+    `compression` counts where the layout tells it. Raises UserError where something asked for is missing, misnamed,
+    or there twice.
     """
     if compression not in COMPRESSIONS:
         raise UserError(f"compression must be one of {', '.join(COMPRESSIONS)}, got {compression!r}")
     if videos_per_class is not None and videos_per_class < 1:
         raise UserError(f"videos_per_class must be at least 1 or empty for all, got {videos_per_class}")
-    return select(layouts.read(root, layout), methods, compression, videos_per_class)
+    return select(layouts.read(root, layout), methods, compression, videos_per_class, videos)
 
 
 def select(
-    found: Found, methods: list[str] | None = None, compression: str = "c23", videos_per_class: int | None = None
+    found: Found, methods: list[str] | None = None, compression: str = "c23", videos_per_class: int | None = None,
+    videos: Mapping[str, int] | None = None,
 ) -> pd.DataFrame:
     """Choose from what was found at a root, as `index` does."""
     _check(found.videos[found.videos.method == ""])
     if methods is None:
         methods = sorted(set(found.videos.method) - {REAL, ""})
+    if unknown := sorted(set(videos or {}) - {REAL, *methods}):
+        raise UserError(f"videos counts {', '.join(unknown)}, which is not asked for: the methods are "
+                        f"{', '.join([REAL, *methods])}; set corpus.videos in the profile")
     fakes = [_of(found, method, compression) for method in methods]
     reals = _of(found, REAL, compression)
     for corpus in (corpora := {name: None for rows in fakes for name in rows.corpus}):  # in the order of the methods
@@ -46,9 +52,9 @@ def select(
                             f"{' (original_sequences/actors)' if corpus == 'DFD' else ''}, or leave {named} out")
     if corpora:
         reals = reals[reals.corpus.isin(corpora)]
-    chosen = [rows.sort_values("video").head(videos_per_class or len(rows))
-              for rows in (*(rows for _, rows in reals.groupby("corpus")), *fakes)]
-    table = pd.concat(chosen, ignore_index=True)
+    most = dict.fromkeys([REAL, *methods], videos_per_class) | dict(videos or {})
+    classes = [*((REAL, rows) for _, rows in reals.groupby("corpus")), *zip(methods, fakes, strict=True)]
+    table = pd.concat([rows.sort_values("video")[: most[name]] for name, rows in classes], ignore_index=True)
     return table[[*COLUMNS, *(name for name in ("part", "person") if name in table)]]
 
 

@@ -211,6 +211,8 @@ def _shelf(folder: Path, corpus: str, method: str, compression: str = "") -> Ite
         match, path = re.fullmatch(pattern, stem), f"{folder}/{name}"
         ids = match.groupdict() if match else {}
         problem = "" if match else f"{path} is not named {said}.mp4; rename or remove it"
+        if not name.isprintable():  # it is printed, hashed and stored as text
+            problem = f"the name of the video {path!r} is no text; rename or remove it"
         yield _row(corpus, method, stem, int(method != REAL), ids.get("target") or stem, ids.get("source"), path, problem,
                    compression)
 
