@@ -111,8 +111,8 @@ def keep(parts: pd.DataFrame, train_method: str, test_methods: Sequence[str]) ->
     if missing := sorted({train_method, *test_methods} - set(kept["method"])):
         found = ", ".join(sorted(set(parts["method"])))
         raise UserError(f"no video of {', '.join(missing)} is where it is needed; the split has the methods {found}")
-    for part in PARTS:  # a validation part without the training method would choose nothing
-        if train_method not in set(kept.loc[kept["part"] == part, "method"]) and part != "test":
+    for part in ("train", "validation"):
+        if train_method not in set(kept.loc[kept["part"] == part, "method"]):
             raise UserError(f"the split leaves the part {part!r} without videos of {train_method}; use another seed")
     return kept
 
