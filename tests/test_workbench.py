@@ -11,13 +11,18 @@ from dfnb import UserError, profiles, tables, workbench
 from dfnb.demo import corpus as demo
 
 
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory):
+    return tmp_path_factory.mktemp("cache")
+
+
 @pytest.fixture
-def bench(corpus, clip_folder, tmp_path, monkeypatch):
+def bench(corpus, clip_folder, cache, tmp_path, monkeypatch):
     """A profile of its own that names the corpus and the CLIP of the fixtures."""
     profile = {"corpus": {"root": str(corpus)}, "crops": {"frames": 3, "size": 64}, "clip": str(clip_folder)}
     (tmp_path / "mine.yaml").write_text(yaml.safe_dump(profile))
     monkeypatch.setenv("DFNB_PARAMS", str(tmp_path))
-    monkeypatch.setenv("DFNB_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("DFNB_CACHE", str(cache))
     return workbench.open("mine", progress=False)
 
 
