@@ -55,7 +55,10 @@ def read(root: Path, layout: str | None = None) -> Found:
         raise UserError(f"no corpus in the layout {layout} at {root}: expected {LAYOUTS[layout].sign} and found "
                         f"{_there(root)}; set corpus.root or corpus.layout in the profile")
     notes: list[str] = []
-    videos = pd.DataFrame(list(LAYOUTS[layout].rows(root, notes)))
+    try:
+        videos = pd.DataFrame(list(LAYOUTS[layout].rows(root, notes)))
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise UserError(f"the corpus at {root} (layout {layout}) cannot be read: {error}") from error
     videos = videos.reindex(columns=[*EVERYTHING, *(name for name in ("part", "person") if name in videos)])
     return Found(root, layout, videos, notes)
 
@@ -65,15 +68,17 @@ def recognise(root: Path) -> str:
     for layout in LAYOUTS:
         if _fits(root, layout):
             return layout
-    way_out = f"make the demo corpus with `dfnb demo {root}`, or set corpus.root in the profile"
     if not root.exists():
-        raise UserError(f"no corpus at {root}: there is no such folder; {way_out}")
+        raise UserError(f"no corpus at {root}: there is no such folder; set corpus.root in the profile to your copy, "
+                        "or make one to try with `dfnb demo FOLDER`")
     signed = [name for name in LAYOUTS if name not in ("dfdc", "manifest")]  # by folders that no one else has
-    around = (*_folders(root), root.parent, root.parent.parent)
-    near = [path for path in around if any(_fits(path, name) for name in signed)]
-    hint = f"{near[0]} is one: give that; " if near else ""
+    for near in (*_folders(root), root.parent, root.parent.parent):
+        if any(_fits(near, name) for name in signed):
+            raise UserError(f"no corpus at {root}: found {_there(root)}; {near} is one: give that, as corpus.root in the "
+                            "profile")
     signs = "; ".join(f"{about.sign} ({name})" for name, about in LAYOUTS.items())
-    raise UserError(f"no corpus at {root}: found {_there(root)}; {hint}a corpus has {signs}; {way_out}")
+    raise UserError(f"no corpus at {root}: found {_there(root)}; a corpus has one of: {signs}; set corpus.root in the "
+                    "profile")
 
 
 # ------------------------------------------------------------------- FaceForensics++
@@ -191,8 +196,10 @@ def _entry(file: Path, line: int, entry: dict) -> dict:
         wrong = f"there is no file {path}"
     elif given["part"] not in ("", *PARTS):
         wrong = f"the part is {given['part']!r}, but must be one of {', '.join(PARTS)} or empty"
-    elif (label == 1) == (given["method"] == REAL):
-        wrong = "a fake cannot have the method real" if label else None
+    elif label and given["method"] == REAL:
+        wrong = "a fake cannot have the method real"
+    elif not re.fullmatch(r"[A-Za-z0-9_-]*", given["method"]):
+        wrong = f"the method is {given['method']!r}, but may hold letters, digits, - and _ only"
     method = {None: "", 0: REAL, 1: given["method"] or "fake"}[label]
     name = file.parent.name if file.stem == "manifest" else file.stem
     row = _row(name, method, os.path.splitext(given["path"])[0], label, given["target"] or None, given["source"] or None,
@@ -252,4 +259,7 @@ LAYOUTS = {
 
 
 def _fits(root: Path, layout: str) -> bool:
-    return root.exists() and LAYOUTS[layout].fits(root)
+    try:
+        return root.exists() and LAYOUTS[layout].fits(root)
+    except PermissionError:
+        return False

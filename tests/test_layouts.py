@@ -145,12 +145,18 @@ def test_two_files_of_one_name_and_method_keep_their_folders(manifest):
     ("a/008.mp4,real", "a/088.mp4,real", "row 3 of .*manifest.csv: there is no file .*a/088.mp4"),
     ("008,,train", "008,,dev", "row 3 of .*: the part is 'dev', but must be one of train, validation, test"),
     ("fake,swap", "fake,real", "row 4 of .*: a fake cannot have the method real"),
+    ("fake,swap", "fake,face swap", "row 4 of .*: the method is 'face swap', but may hold letters"),
     ("path,label", "file,label", "lacks the column path; its first line names the columns: path,label"),
 ])
 def test_a_mistake_in_a_manifest_is_named_with_its_row(manifest, old, new, sentence):
     (manifest / "manifest.csv").write_text(MANIFEST.replace(old, new, 1))
     with pytest.raises(UserError, match=sentence):
         corpora.index(manifest)
+
+
+def test_a_manifest_that_is_no_text_is_a_sentence(manifest):
+    (manifest / "manifest.csv").write_bytes(MANIFEST.replace("ann", "Ren\xe9").encode("latin-1"))
+    assert "(layout manifest) cannot be read: 'utf-8' codec can't decode" in message(manifest)
 
 
 def test_a_layout_can_be_forced_and_a_wrong_one_says_what_it_lacks(celeb):
