@@ -135,10 +135,18 @@ def sources_fingerprint(profile: profiles.Profile, others: Sequence[profiles.Oth
         files += [Path(path) for other in others for path in corpora.index(other.folder, **other.index).path]
         files += sorted(path for path in lists.iterdir() if path.suffix in (".json", ".csv")) if lists else []
         files += [identities] if identities else []
-        stats = [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in files]
     except (UserError, OSError):
         return None
+    stats = [(path.name, *_size_and_time(path)) for path in files]
     return hashlib.sha256(json.dumps(sorted(stats)).encode()).hexdigest()[:16]
+
+
+def _size_and_time(path: Path) -> tuple[int, int]:
+    try:
+        status = path.stat()
+    except OSError:  # a link to nowhere, or it vanished
+        return -1, -1
+    return status.st_size, status.st_mtime_ns
 
 
 def run_id(config: dict[str, Any], chapter: dict[str, Any]) -> str:

@@ -20,6 +20,7 @@ REAL = "real"
 COMPRESSIONS = ("raw", "c23", "c40")
 PARTS = ("train", "validation", "test")
 EVERYTHING = ["corpus", "method", "compression", "video", "label", "target", "source", "path", "problem"]
+NO_TEXT = re.compile(r"[\x00-\x1f\x7f\ud800-\udfff]")  # control characters, and bytes that are no UTF-8
 ID = r"[^_\s]+"  # a blank in a name marks a stray copy, such as "000 (1).mp4": it would be a leak
 NAMES = {  # (corpus, is it real) -> pattern of a file's stem, and how to say it
     ("FF++", True): (rf"(?P<target>{ID})", "<id>"),
@@ -218,7 +219,7 @@ def _shelf(folder: Path, corpus: str, method: str, compression: str = "") -> Ite
         match, path = re.fullmatch(pattern, stem), f"{folder}/{name}"
         ids = match.groupdict() if match else {}
         problem = "" if match else f"{path} is not named {said}.mp4; rename or remove it"
-        if not name.isprintable():  # it is printed, hashed and stored as text
+        if NO_TEXT.search(name):  # it is printed, hashed and stored as text
             problem = f"the name of the video {path!r} is no text; rename or remove it"
         yield _row(corpus, method, stem, int(method != REAL), ids.get("target") or stem, ids.get("source"), path, problem,
                    compression)

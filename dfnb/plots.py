@@ -20,7 +20,8 @@ def style() -> None:
     """One look for all figures: small, quiet, 100 dpi so that the executed notebooks stay light."""
     sns.set_theme(context="notebook", style="whitegrid", font_scale=0.85,
                   rc={"figure.dpi": 100, "savefig.dpi": 100, "axes.spines.top": False,
-                      "axes.spines.right": False, "legend.frameon": False, "grid.alpha": 0.4})
+                      "axes.spines.right": False, "legend.frameon": False, "grid.alpha": 0.4,
+                      "text.parse_math": False})  # a name such as $\frac from outside is text
 
 
 def gallery(rows: Mapping[str, np.ndarray], columns: Sequence[str] = ()) -> Figure:

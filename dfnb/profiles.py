@@ -16,6 +16,7 @@ Word = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_-]+$")]  # becomes
 Chapter = Annotated[str, StringConstraints(pattern=r"^\d\d_[a-z0-9_]+$")]  # becomes a run's folder
 SweepName = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]*$")]
 Layout = Literal["ffpp", "ffpp-flat", "celeb-df", "manifest", "dfdc"]  # as in layouts.LAYOUTS
+Limit = Literal["pixels", "frames", "seconds", "timeout", "memory"]  # fields of video.Limits
 Values = Annotated[list[Scalar], Field(min_length=1)]
 
 
@@ -80,11 +81,16 @@ class DemoSettings(Settings):
 
 
 class CropSettings(Settings):
-    """Faces: `frames` a video, evenly spaced; crops of `size` pixels; `margin` times the detector's box."""
+    """Faces: `frames` a video, evenly spaced; crops of `size` pixels; `margin` times the detector's box.
+
+    `limits`: what one video may cost, where `video.Limits` is too narrow; a class may lose the share `most_lost`.
+    """
 
     frames: int = Field(ge=1)
     size: int = Field(ge=16, le=1024)
     margin: float = Field(default=1.3, ge=1, le=3)
+    limits: dict[Limit, Annotated[int, Field(ge=1)]] = {}
+    most_lost: float = Field(default=0.5, ge=0, lt=1)
 
 
 class SweepSettings(Settings):
@@ -169,12 +175,14 @@ def load(name: str) -> Profile:
     path = folder() / f"{name}.yaml"
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError, ValueError) as error:  # ValueError: the 99th of May
         raise UserError(f"params/{path.name} is no readable YAML: {' '.join(str(error).split())}") from None
     if not isinstance(content, dict):
         raise UserError(f"params/{path.name} must hold the sections corpus and crops, not {content!r}")
+    if "name" in content:  # it becomes part of paths
+        raise UserError(f"params/{path.name}: there is no setting name; a profile is called as its file is")
     try:
-        return Profile(**{"name": name} | content)
+        return Profile.model_validate(content | {"name": name})
     except ValidationError as error:
         raise UserError(_sentence(path.name, error)) from None
 

@@ -8,7 +8,7 @@ from functools import cached_property
 import numpy as np
 import pandas as pd
 
-from dfnb import UserError, corpora, crops, ledger, paths, profiles, runs, splits, video
+from dfnb import UserError, arms, corpora, crops, ledger, paths, profiles, runs, splits
 from dfnb import clip as clips
 from dfnb.cards import CARD
 from dfnb.methods import METHODS, Detector
@@ -62,6 +62,23 @@ class Bench:
                   for part, view in (("validation", validation), ("test", test))]
         return Trial(detector, pd.concat(scores, ignore_index=True), time.perf_counter() - started)
 
+    def paired(self, pairs: int, methods: list[str]) -> "Bench":
+        """A bench with at least `pairs` closed pairs of all `methods`, where the corpus has them.
+
+        That is this bench where its own videos hold them; else one of the first closed pairs of the whole corpus, a tenth
+        more than asked, since some may lose too many frames: the first hundred videos of FaceForensics++ hold few.
+        """
+        if len(arms.closed_pairs(self.crops.frames, methods, 1)) >= pairs:
+            return self
+        chosen = self.profile.corpus.index | {"videos_per_class": None, "methods": methods}
+        videos = _grouped(corpora.index(self.profile.folder, **chosen), self.profile)
+        found = arms.closed_pairs(videos, methods, 1)[: pairs + pairs // 10 + 1]
+        ids = {(pair.corpus, id) for pair in found for id in (pair.a, pair.b)}
+        videos = videos[[key in ids for key in zip(videos.corpus, videos.target, strict=True)]].reset_index(drop=True)
+        paired = Bench(self.profile, videos, _crops(videos, self.profile, True))
+        paired.clip = self.clip
+        return paired
+
     def view(self, parts: pd.DataFrame, part: str, methods: list[str] | None = None) -> crops.CropView:
         """Crops of one part, in the order of the store; `methods` keeps only some of them."""
         keys = [name for name in [*KEY, "frame"] if name in parts]
@@ -86,9 +103,7 @@ def index(settings: profiles.Profile, *, progress: bool = True) -> pd.DataFrame:
 
         kinds = tuple(settings.corpus.methods)
         corpus.make(settings.folder, **settings.demo.model_dump(), kinds=kinds, progress=progress)
-    videos = corpora.index(settings.folder, **settings.corpus.index)
-    known = splits.read_known(*settings.corpus.known)
-    return videos.assign(group=splits.identity_groups(videos, youtube=known.get("youtube"), persons=known.get("persons")))
+    return _grouped(corpora.index(settings.folder, **settings.corpus.index), settings)
 
 
 def others(profile: profiles.Profile, *, progress: bool = True) -> Iterator[tuple[str, crops.CropView]]:
@@ -131,6 +146,12 @@ def across(
     return pd.concat(found, ignore_index=True)
 
 
+def _grouped(videos: pd.DataFrame, settings: profiles.Profile) -> pd.DataFrame:
+    """The videos with their identity groups, by all that the profile knows of them."""
+    known = splits.read_known(*settings.corpus.known)
+    return videos.assign(group=splits.identity_groups(videos, youtube=known.get("youtube"), persons=known.get("persons")))
+
+
 def _crops(videos: pd.DataFrame, settings: profiles.Profile, progress: bool) -> crops.CropView:
     """The crops of some videos; the corpus's own parts stay behind, a split gives its own."""
     videos = videos.drop(columns="part", errors="ignore")
@@ -138,29 +159,28 @@ def _crops(videos: pd.DataFrame, settings: profiles.Profile, progress: bool) -> 
 
 
 def planted(profile: profiles.Profile, amplitude: float, *, identities: int, frames: int, seed: int | None = None,
-            workers: int | None = None, progress: bool = True) -> Bench:
-    """A small demo world with a planted cue of so many grey levels, reduced to what the cue adds to each picture.
+            workers: int | None = None, progress: bool = True) -> dict[str, Bench]:
+    """The same small demo world without and with a planted cue of so many grey levels: "cue off" and "cue on".
 
-    The cue gives away the label of scenes one knows and tells nothing about others (`demo.corpus.make`). A "crop" is a
-    whole picture minus the same one of a world without the cue, plus 128: on the picture itself, the scene tells a
-    leaky detector so much that a cue can add little. Reals and FaceSwap; the world's `seed` is the profile's unless
-    it is given.
+    The cue gives away the label of scenes one knows and tells nothing about others (`demo.corpus.make`). The fakes are
+    NeuralTextures at its weakest (nothing is lost in the bottleneck, no error of colour), so that there is next to
+    nothing else to be found. The world's `seed` is the profile's unless it is given.
     """
-    from dfnb.demo import corpus
+    from dfnb.demo import corpus, reenact
 
     if seed is None:
         seed = profile.demo.seed if profile.demo else 0
-    pictures = []
-    for cue in (0.0, amplitude):
+    kinds, weakest, worlds = ("NeuralTextures",), reenact.ReenactStrength(bottleneck=1.0, colour=0.0), {}
+    for name, cue in (("cue off", 0.0), ("cue on", amplitude)):
         place = paths.data() / f"{profile.name}-planted" / f"{seed}-{identities}-{frames}-{cue:g}"
-        corpus.make(place, seed=seed, identities=identities, frames=frames, kinds=("FaceSwap",), planted=cue,
+        corpus.make(place, seed=seed, identities=identities, frames=frames, kinds=kinds, reenact=weakest, planted=cue,
                     workers=workers, progress=progress)
-        videos = corpora.index(place, methods=["FaceSwap"])
-        pictures.append(np.concatenate([video.read(path, frames).frames for path in videos.path]).astype(np.int16))
-    added = np.clip(pictures[1] - pictures[0] + 128, 0, 255).astype(np.uint8)  # (n, h, w, 3)
-    videos = videos.assign(group=splits.identity_groups(videos))
-    table = videos.drop(columns="path").merge(pd.DataFrame({"frame": range(frames)}), how="cross")
-    return Bench(profile, videos, crops.CropView.of_arrays(added, table))
+        videos = corpora.index(place, methods=list(kinds))
+        videos = videos.assign(group=splits.identity_groups(videos))
+        look = profile.crops.model_dump(include={"size", "margin"})
+        view = crops.build(videos, frames=frames, **look, workers=workers, progress=progress)
+        worlds[name] = Bench(profile, videos, view)
+    return worlds
 
 
 def scores_table(view: crops.CropView, part: str, scores: np.ndarray, **columns) -> pd.DataFrame:

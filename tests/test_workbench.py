@@ -152,3 +152,21 @@ def test_of_a_corpus_with_parts_of_its_own_only_the_test_part_is_taken(bench, fo
     assert name == tmp_path.name
     assert set(view.frames.video) == {"000", "000_001"}
     assert "part" not in view.frames
+
+
+def test_closed_pairs_are_fetched_from_the_whole_corpus_where_the_first_videos_hold_none(corpus, tmp_path, monkeypatch):
+    names = dict(zip(("000", "001", "002", "003", "004", "005"), ("000", "003", "001", "004", "002", "005"), strict=True))
+    for file in corpus.rglob("*.mp4"):  # the pairs become 000_003, 001_004 and 002_005: ids mix as in FaceForensics++
+        name = "_".join(names[id] for id in file.stem.split("_"))
+        link = tmp_path / "tree" / file.parent.relative_to(corpus) / f"{name}.mp4"
+        link.parent.mkdir(parents=True, exist_ok=True)
+        link.hardlink_to(file)
+    (tmp_path / "mixed.yaml").write_text(yaml.safe_dump({
+        "corpus": {"root": str(tmp_path / "tree"), "videos_per_class": 3}, "crops": {"frames": 2, "size": 64}}))
+    for name in ("PARAMS", "CACHE"):
+        monkeypatch.setenv(f"DFNB_{name}", str(tmp_path))
+    methods, bench = ["FaceSwap", "NeuralTextures"], workbench.open("mixed")
+    paired = bench.paired(2, methods)
+    assert len(bench.videos) == 9 and len(paired.videos) == 3 * 6
+    assert set(paired.videos.target) == set(names.values())
+    assert paired.paired(2, methods) is paired
