@@ -106,6 +106,15 @@ def test_the_inventory_finds_it_whole_and_every_header_readable(whole):
         "study": 300, "identity": 3000, "official": 3000}
 
 
+def test_a_changed_list_is_another_source_of_a_result(whole):
+    root, lists = whole
+    profile = profiles.Profile(name="x", corpus={"root": str(root), "lists": str(lists)}, crops={"frames": 1, "size": 64})
+    before = chapters.sources_fingerprint(profile)
+    assert before and chapters.sources_fingerprint(profile) == before
+    (lists / "identities.csv").write_text("id,person\n000,ann\n")
+    assert chapters.sources_fingerprint(profile) != before
+
+
 @pytest.fixture(scope="module")
 def small(tmp_path_factory):
     """Eight pairs of demo people under ids of the official shape; the copies stand in for two more manipulations."""

@@ -308,6 +308,8 @@ def test_a_split_keeps_one_manipulation_to_train_and_others_to_test():
     assert kept.groupby(["part", "method"]).size().to_dict() == {
         ("train", "real"): 14, ("train", "FaceSwap"): 14, ("validation", "real"): 4, ("validation", "FaceSwap"): 4,
         ("test", "real"): 2, ("test", "NeuralTextures"): 2}
+    within = splits.keep(parts, "Deepfakes", ["Deepfakes"])  # a corpus of one manipulation: nothing is unseen
+    assert within.query("method == 'Deepfakes'").part.value_counts().to_dict() == {"train": 14, "validation": 4, "test": 2}
     study = splits.split(videos, "study")
     pd.testing.assert_frame_equal(splits.keep(study, "FaceSwap", ["NeuralTextures"]), study)
     with pytest.raises(UserError, match="no video of Face2Face is where it is needed; the split has the methods Deepfakes"):
