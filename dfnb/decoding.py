@@ -75,6 +75,8 @@ def answer_to(path: str, count: int, threads: int, limits: Limits, pixels: int) 
 def _clip(path: str, count: int, threads: int, limits: Limits, pixels: int) -> dict:
     _check_file(path)
     total = _declared(path, limits)
+    if not count:  # the header alone is asked for
+        return {"shape": [0, 0, 0], "indices": [], "pts": [], "total": total}
     indices = spread(total, count)
     shape, pts, decoded, hidden = _decode(path, indices, threads, limits, pixels)
     if total - hidden <= decoded != total:  # an edit list hides some, or the header is wrong

@@ -30,7 +30,7 @@ SENTENCES = {
     "kernel died": "its kernel was killed, often for want of memory",
     "timeout": "it took longer than it may",
 }
-OF_DATA = {"arms", "corpora", "cropping", "crops", "faces", "identity", "splits", "video", "workbench"}  # rooms
+OF_DATA = {"arms", "corpora", "cropping", "crops", "faces", "identity", "layouts", "splits", "video", "workbench"}  # rooms
 FRAME = re.compile(r"dfnb/(\w+)\.py")  # in a traceback
 COLOUR = re.compile(r"\x1b\[[0-9;]*m")  # IPython colours its tracebacks
 

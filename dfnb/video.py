@@ -84,7 +84,15 @@ def read(path: Path, count: int, *, threads: int = 0, limits: Limits | None = No
     """
     if count < 1:
         raise ValueError(f"count must be at least 1, got {count}")
-    limits = limits or Limits()
+    return _ask(path, count, threads, limits or Limits())
+
+
+def declared(path: Path, *, limits: Limits | None = None) -> int:
+    """The number of frames that a file's header promises; nothing is decoded. Raises Rejected."""
+    return _ask(path, 0, 1, limits or Limits()).total
+
+
+def _ask(path: Path, count: int, threads: int, limits: Limits) -> Clip:
     request = {"path": os.path.abspath(path), "count": count, "threads": threads, "limits": asdict(limits)}
     with _lock:
         decoder, started = _running()
@@ -134,7 +142,7 @@ class _Decoder:
                 raise Rejected(answer["rejected"], answer["passing"])
             frames = np.empty((*answer["shape"], 3), np.uint8)
             self.pixels.seek(0)
-            if self.pixels.readinto(memoryview(frames).cast("B")) != frames.nbytes:
+            if frames.size and self.pixels.readinto(memoryview(frames).cast("B")) != frames.nbytes:
                 raise EOFError
             return Clip(frames, np.array(answer["indices"]), np.array(answer["pts"]), answer["total"])
         except (EOFError, OSError, ValueError, KeyError, TypeError) as error:  # TimeoutError is an OSError

@@ -1,14 +1,16 @@
 """What a notebook opens: one profile's videos, their crops, and CLIP."""
 
 import time
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
 import pandas as pd
 
-from dfnb import arms, corpora, crops, paths, profiles, splits
+from dfnb import UserError, arms, corpora, crops, ledger, paths, profiles, runs, splits
 from dfnb import clip as clips
+from dfnb.cards import CARD
 from dfnb.methods import METHODS, Detector
 
 KEY = ["corpus", "method", "video"]
@@ -35,9 +37,21 @@ class Bench:
     def clip(self) -> clips.Clip:
         return clips.load(self.profile.clip)
 
+    @cached_property
+    def known(self) -> dict[str, dict]:
+        """The official lists, YouTube videos and persons that the profile names; see `splits.read_known`."""
+        return splits.read_known(*self.profile.corpus.known)
+
     def parts(self, regime: str = "study", *, seed: int, **options) -> pd.DataFrame:
-        """Split the videos by a named regime; see `splits.REGIMES`."""
-        return splits.split(self.videos, regime, seed=seed, **options)
+        """Split the videos by a named regime; see `splits.REGIMES`.
+
+        With `train_method` and `test_methods` every regime keeps the fakes that these leave (`splits.keep`).
+        """
+        given = {"frames": self.crops.frames} | self.known | options
+        parts = splits.split(self.videos, regime, seed=seed, **given)
+        if {"train_method", "test_methods"} <= set(options):
+            return splits.keep(parts, options["train_method"], options["test_methods"])
+        return parts
 
     def trial(self, method: str, parts: pd.DataFrame, *, seed: int, model: clips.Clip | None = None, **options) -> "Trial":
         """Fit one method on the training part, choosing on validation, and score validation and test."""
@@ -56,13 +70,12 @@ class Bench:
         """
         if len(arms.closed_pairs(self.crops.frames, methods, 1)) >= pairs:
             return self
-        chosen = self.profile.corpus.model_dump(exclude={"root"}) | {"videos_per_class": None, "methods": methods}
-        videos = corpora.index(self.profile.folder, **chosen)
-        videos = videos.assign(group=splits.identity_groups(videos))
+        chosen = self.profile.corpus.index | {"videos_per_class": None, "methods": methods}
+        videos = _grouped(corpora.index(self.profile.folder, **chosen), self.profile)
         found = arms.closed_pairs(videos, methods, 1)[: pairs + pairs // 10 + 1]
         ids = {(pair.corpus, id) for pair in found for id in (pair.a, pair.b)}
         videos = videos[[key in ids for key in zip(videos.corpus, videos.target, strict=True)]].reset_index(drop=True)
-        paired = Bench(self.profile, videos, crops.build(videos, **self.profile.crops.model_dump()))
+        paired = Bench(self.profile, videos, _crops(videos, self.profile, True))
         paired.clip = self.clip
         return paired
 
@@ -80,8 +93,7 @@ def open(profile: str, *, progress: bool = True) -> Bench:
     """Open a profile: make the demo corpus when it is missing, index the videos, crop the faces."""
     settings = profiles.load(profile)
     videos = index(settings, progress=progress)
-    view = crops.build(videos, **settings.crops.model_dump(), progress=progress)
-    return Bench(settings, videos, view)
+    return Bench(settings, videos, _crops(videos, settings, progress))
 
 
 def index(settings: profiles.Profile, *, progress: bool = True) -> pd.DataFrame:
@@ -91,8 +103,59 @@ def index(settings: profiles.Profile, *, progress: bool = True) -> pd.DataFrame:
 
         kinds = tuple(settings.corpus.methods)
         corpus.make(settings.folder, **settings.demo.model_dump(), kinds=kinds, progress=progress)
-    videos = corpora.index(settings.folder, **settings.corpus.model_dump(exclude={"root"}))
-    return videos.assign(group=splits.identity_groups(videos))
+    return _grouped(corpora.index(settings.folder, **settings.corpus.index), settings)
+
+
+def others(profile: profiles.Profile, *, progress: bool = True) -> Iterator[tuple[str, crops.CropView]]:
+    """The name and the crops of each corpus in the profile's `test_corpora`, cut as its own are.
+
+    Where such a corpus has parts of its own (Celeb-DF's list of testing videos), its test part alone is taken.
+    UserError where it is the corpus of the profile itself, or two have one name.
+    """
+    names: set[str] = set()
+    for other in profile.test_corpora:
+        name = other.name or (other.folder.parent if other.folder.is_file() else other.folder).name
+        if other.folder.resolve() == profile.folder.resolve():
+            raise UserError(f"test_corpora names {other.root}, the corpus that is trained on; name another one")
+        if name in names:
+            raise UserError(f"test_corpora has two corpora called {name}; give one of them another name")
+        names.add(name)
+        videos = corpora.index(other.folder, **other.index)
+        if "part" in videos and videos.part.eq("test").any():
+            videos = videos[videos.part.eq("test")].reset_index(drop=True)
+        videos = videos.assign(group=splits.identity_groups(videos))
+        yield name, _crops(videos, profile, progress)
+
+
+def across(
+    profile: profiles.Profile, results: Mapping[str, runs.Result], split: int, *, progress: bool = True
+) -> pd.DataFrame:
+    """Score the profile's `test_corpora` with detectors that finished chapters saved; empty when there are none.
+
+    `results`: the name of a model -> the result whose detector was fitted on `split`. One row a crop: a score table with
+    the constant part "test", and model, split and `tested`, the name of the corpus.
+    """
+    if not profile.test_corpora:
+        return pd.DataFrame()
+    clip, found = clips.load(profile.clip), []
+    detectors = {name: METHODS[ledger.read_json(result.folder / CARD)["method"]].load(result.folder, clip)
+                 for name, result in results.items()}
+    for tested, view in others(profile, progress=progress):
+        for model, detector in detectors.items():
+            found.append(scores_table(view, "test", detector.score(view), split=split, model=model, tested=tested))
+    return pd.concat(found, ignore_index=True)
+
+
+def _grouped(videos: pd.DataFrame, settings: profiles.Profile) -> pd.DataFrame:
+    """The videos with their identity groups, by all that the profile knows of them."""
+    known = splits.read_known(*settings.corpus.known)
+    return videos.assign(group=splits.identity_groups(videos, youtube=known.get("youtube"), persons=known.get("persons")))
+
+
+def _crops(videos: pd.DataFrame, settings: profiles.Profile, progress: bool) -> crops.CropView:
+    """The crops of some videos; the corpus's own parts stay behind, a split gives its own."""
+    videos = videos.drop(columns="part", errors="ignore")
+    return crops.build(videos, **settings.crops.model_dump(), progress=progress)
 
 
 def planted(profile: profiles.Profile, amplitude: float, *, identities: int, frames: int, seed: int | None = None,

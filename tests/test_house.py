@@ -9,11 +9,11 @@ import pytest
 
 from dfnb import paths
 
-ROOMS = ["paths", "arrays", "profiles", "metrics", "stats", "compare", "power", "reported", "corpora", "identity",
-         "splits", "arms", "video", "decoding", "faces", "cropping", "crops", "controls", "hardware", "pixels",
-         "checkpoints", "clip", "cards", "training", "footage", "endpoint", "methods", "chapters", "ledger", "runs",
-         "workbench", "dials", "leakage", "study", "executors", "cells", "sweeps", "plots", "scorefile", "evaluate", "tables",
-         "cli"]
+ROOMS = ["paths", "arrays", "profiles", "metrics", "stats", "compare", "power", "reported", "layouts", "corpora",
+         "identity", "splits", "arms", "video", "decoding", "inventory", "faces", "cropping", "crops", "controls",
+         "hardware", "pixels", "checkpoints", "clip", "cards", "training", "footage", "endpoint", "methods", "chapters",
+         "ledger", "runs", "workbench", "dials", "leakage", "study", "executors", "cells", "sweeps", "plots",
+         "scorefile", "evaluate", "tables", "cli"]
 ONLY_IN = {  # a library that must be replaceable lives in one room
     "transformers": {"clip", "demo"}, "papermill": {"study"}, "jupytext": {"study"}, "dlib": {"faces"},
     "peft": {"methods"}, "av": {"decoding", "demo"}, "typer": {"cli"}, "seaborn": {"plots"}, "openai": {"endpoint"},

@@ -5,7 +5,7 @@ from typing import get_args
 
 import pytest
 
-from dfnb import UserError, paths, profiles, video
+from dfnb import UserError, layouts, paths, profiles, video
 
 GOOD = """
 corpus: {root: /videos, compression: c40, methods: [Deepfakes], videos_per_class: null}
@@ -70,6 +70,7 @@ def test_an_unknown_name_is_answered_with_the_known_ones(name):
     ("03_lora_training", "../03", r"notebooks.../03"),
     ("clip:", "klip:", r"there is no setting klip; remove it or correct its name"),
     ("/videos", "demo", r'a section "demo" and corpus.root "demo" go together'),
+    ("/videos,", "/videos, layout: kaggle,", r"corpus.layout is 'kaggle', but .* 'ffpp', 'ffpp-flat', 'celeb-df'"),
     (GOOD, "[1, 2]", r"must hold the sections corpus and crops, not \[1, 2\]"),
     (GOOD, "a: [", r"params/mine.yaml is no readable YAML"),
     (GOOD, "[" * 5000, r"params/mine.yaml is no readable YAML"),
@@ -89,6 +90,30 @@ def test_a_mistake_is_one_sentence_with_file_and_key(write, old, new, sentence):
     with pytest.raises(UserError, match=sentence) as caught:
         profiles.load("mine")
     assert "\n" not in str(caught.value)
+
+
+def test_layout_lists_and_test_corpora_are_settings_and_a_new_test_corpus_concerns_no_chapter(write):
+    write(GOOD.replace("root: /videos", "root: /videos, layout: ffpp-flat, lists: my lists, identities: /who.csv"))
+    profile = profiles.load("mine")
+    assert profile.corpus.index == {"layout": "ffpp-flat", "compression": "c40", "methods": ["Deepfakes"],
+                                    "videos_per_class": None}
+    assert [str(path) for path in profile.corpus.known] == [str(paths.ROOT / "my lists"), "/who.csv"]
+    write(GOOD + "test_corpora: [{root: data/celeb, layout: celeb-df}]")
+    other = profiles.load("mine").test_corpora[0]
+    assert other.folder == paths.ROOT / "data" / "celeb"
+    assert other.index == {"layout": "celeb-df", "compression": "c23", "methods": None, "videos_per_class": None}
+    assert "test_corpora" not in profiles.load("mine").settings
+
+
+def test_the_layouts_of_a_profile_are_those_that_can_be_read():
+    assert set(get_args(profiles.Layout)) == set(layouts.LAYOUTS)
+
+
+@pytest.mark.parametrize(("name", "per_block", "blocks"), [("ffpp-study", 4 * 768, 8), ("ffpp", 4 * 1024, 6)])
+def test_the_profiles_of_faceforensics_adapt_as_many_values_as_the_study_reports(name, per_block, blocks):
+    lora = profiles.load(name).notebooks["03_lora_training"]
+    assert lora["blocks"] == blocks
+    assert per_block * blocks == 24_576  # times r = 8: 0.20 M
 
 
 def test_limits_of_a_profile_are_those_of_a_video(write):
