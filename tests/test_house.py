@@ -11,6 +11,7 @@ from dfnb import paths
 
 ROOMS = ["paths", "arrays", "profiles", "metrics", "stats", "compare", "power", "reported", "corpora", "identity",
          "splits", "arms", "video", "faces", "cropping", "crops", "controls", "clip", "cards", "training", "methods",
+         "relevance",
          "chapters", "ledger", "runs", "workbench", "dials", "leakage", "study", "executors", "cells", "sweeps", "plots",
          "scorefile", "evaluate", "tables", "cli"]
 ONLY_IN = {  # a library that must be replaceable lives in one room
