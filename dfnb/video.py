@@ -69,6 +69,19 @@ def read(path: Path, count: int, *, threads: int = 0) -> Clip:
     return Clip(frames, indices, pts, total)
 
 
+def traits(path: Path) -> dict[str, float]:
+    """Traits of a file's video stream: width, height, frames, and bits per pixel of the compressed stream.
+
+    What `read` rejects may raise its errors here too; nothing is decoded.
+    """
+    with av.open(str(Path(path).absolute()), options=OPTIONS, metadata_errors="replace") as container:
+        stream = container.streams.video[0]
+        sizes = [packet.size for packet in container.demux(stream) if packet.size]
+        width, height = stream.width, stream.height
+    return {"width": width, "height": height, "frames": len(sizes),
+            "bits": 8 * sum(sizes) / (width * height * len(sizes))}
+
+
 def _check_file(path: Path) -> None:
     if path.is_dir():
         raise Rejected("not a file: a folder has this name")

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from dfnb import clip as clips
-from dfnb import corpora, crops, paths, profiles, splits, video
+from dfnb import corpora, crops, domain, metrics, paths, profiles, splits, video
 from dfnb.methods import METHODS, Detector
 
 KEY = ["corpus", "method", "video"]
@@ -40,13 +40,34 @@ class Bench:
         return splits.split(self.videos, regime, seed=seed, **options)
 
     def trial(self, method: str, parts: pd.DataFrame, *, seed: int, model: clips.Clip | None = None, **options) -> "Trial":
-        """Fit one method on the training part, choosing on validation, and score validation and test."""
+        """Fit one method on the training part, choosing on validation, and score validation and test.
+
+        What a later use needs is put on the detector's card: the threshold that validation chose, the cropping, and
+        what it was trained on, in words and as a domain.
+        """
         train, validation, test = (self.view(parts, part) for part in splits.PARTS)
         started = time.perf_counter()
         detector = METHODS[method].fit(train, validation, clip=model or self.clip, seed=seed, **options)
         scores = [scores_table(view, part, detector.score(view), split=seed)
                   for part, view in (("validation", validation), ("test", test))]
-        return Trial(detector, pd.concat(scores, ignore_index=True), time.perf_counter() - started)
+        seconds = time.perf_counter() - started
+        judged = metrics.to_videos(scores[0])
+        detector.card |= {"threshold": metrics.best_threshold(judged.label, judged.score), "split": seed,
+                          "crops": self.profile.crops.model_dump(), "trained_on": self._told(train)}
+        if "path" in self.videos and "x0" in train.frames:
+            detector.card["domain"] = self._domain(train, validation, detector.clip)
+        return Trial(detector, pd.concat(scores, ignore_index=True), seconds)
+
+    def _told(self, train: crops.CropView) -> dict:
+        """What a detector was trained on: profile, corpus, whether it is the demo world, and videos by method."""
+        counts = train.frames.drop_duplicates(KEY).method.value_counts(sort=False)
+        return {"profile": self.profile.name, "corpus": self.profile.folder.name, "demo": self.profile.demo is not None,
+                "videos": {name: int(count) for name, count in counts.items()}, "frames": len(train)}
+
+    def _domain(self, train: crops.CropView, validation: crops.CropView, model: clips.Clip) -> dict:
+        videos = validation.frames.groupby(KEY, sort=False).ngroup().to_numpy()
+        features = [model.image_features(view) for view in (train, validation)]
+        return domain.learn(domain.traits(self.videos, train.frames), *features, videos)
 
     def view(self, parts: pd.DataFrame, part: str, methods: list[str] | None = None) -> crops.CropView:
         """Crops of one part, in the order of the store; `methods` keeps only some of them."""
