@@ -12,10 +12,10 @@ from dfnb import video
 
 KEY = ["corpus", "method", "video"]
 DIRECTIONS = 16  # principal components kept; what lies outside of them is measured by its length alone
-RANGES = {  # trait of a video -> how a sentence names it
-    "side": "{new:.0f} pixels on the picture's short side, training videos had {low:.0f} to {high:.0f}",
-    "face": "a face of {new:.0f} pixels, training faces had {low:.0f} to {high:.0f}",
-    "bits": "{new:.3f} bits per pixel after compression, training videos had {low:.3f} to {high:.3f}",
+RANGES = {  # trait of a video -> digits after the point, and how a sentence names it
+    "side": (0, "{new} pixels on the picture's short side, training videos had {known}"),
+    "face": (0, "a face of {new} pixels, training faces had {known}"),
+    "bits": (3, "{new} bits per pixel after compression, training videos had {known}"),
 }
 FAR = "its faces look less like the training faces than those of any of the {count} validation videos"
 
@@ -79,9 +79,16 @@ def compare(domain: dict, traits: dict, features: np.ndarray) -> tuple[dict, lis
     farther = float(np.mean(np.array(domain["validation"]) >= distance))
     found = dict(zip(RANGES, _short(traits[name] for name in RANGES), strict=True))
     found |= {"distance": distance, "farther": farther}
-    told = [sentence.format(new=found[name], low=low, high=high) for name, sentence in RANGES.items()
+    told = [sentence.format(new=f"{found[name]:.{digits}f}", known=span(domain["ranges"][name], f".{digits}f"))
+            for name, (digits, sentence) in RANGES.items()
             for low, high in [domain["ranges"][name]] if not low <= found[name] <= high]
     return found, told + ([FAR.format(count=len(domain["validation"]))] if farther == 0 else [])
+
+
+def span(bounds: list[float], digits: str) -> str:
+    """Two bounds in words, one where they are the same."""
+    low, high = (format(bound, digits) for bound in bounds)
+    return low if low == high else f"{low} to {high}"
 
 
 def _short(values) -> list[float]:

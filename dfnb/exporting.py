@@ -1,6 +1,8 @@
 """A run's detector as a folder that others can load: weights, threshold, preprocessing, and a model card.
 
 It needs no dfnb: transformers, PEFT and safetensors score with it in the ten lines that stand in its model card.
+The scores are equal where crops have the size of CLIP's input, as in every profile here; other crops are resized by
+another library, which differs by a grey level in places.
 """
 
 import json
@@ -10,21 +12,21 @@ from pathlib import Path
 
 import pandas as pd
 
-from dfnb import UserError, cards, metrics, paths, scoring, tables
+from dfnb import UserError, cards, domain, metrics, paths, scoring, tables
 from dfnb.methods import Detector
 
 SNIPPET = '''\
 import numpy, torch
 {imports}from safetensors.torch import load_file
 base = {base}
-crops = list(numpy.load("crops.npy"))  # RGB faces, uint8 (n, {size}, {size}, 3), cut as described below
-pixels = CLIPImageProcessor.from_pretrained(**base)(images=crops, return_tensors="pt").pixel_values
+pixels = CLIPImageProcessor.from_pretrained(**base)(images=list(numpy.load("crops.npy")), return_tensors="pt").pixel_values
 {read}
 print(scores.tolist(), "fake" if scores.mean() >= {threshold!r} else "real")
 '''
 READ = {  # method -> imports, and how they get from pixels to `scores`, the probability of fake of each crop
-    "probe, projected": (["CLIPVisionModelWithProjection"], '''\
-features = torch.nn.functional.normalize(CLIPVisionModelWithProjection.from_pretrained(**base)(pixels).image_embeds)
+    "probe, projected": (["CLIPModel"], '''\
+clip = CLIPModel.from_pretrained(**base)
+features = torch.nn.functional.normalize(clip.visual_projection(clip.vision_model(pixels).pooler_output))
 probe = load_file("probe.safetensors")
 scores = torch.sigmoid(features.double() @ probe["weight"] + probe["bias"])'''),
     "probe, pooled": (["CLIPVisionModel"], '''\
@@ -41,6 +43,46 @@ weight, bias = weights.pop("head.weight"), weights.pop("head.bias")
 tower.load_state_dict({name.removeprefix("tower."): value for name, value in weights.items()})
 scores = torch.sigmoid(tower(pixels).pooler_output @ weight[0] + bias)'''),
 }
+CARD = """# A deepfake detector: {method} on CLIP {clip}
+
+It gives a face crop the probability that the face was manipulated. {trainable:,} values were trained; the base
+is the CLIP `{clip}` (fingerprint {fingerprint}). {caveat}
+
+## Use
+
+In this folder, with transformers, peft and safetensors; crops.npy holds RGB faces of {crops[size]} pixels, uint8
+(n, height, width, 3):
+
+```python
+{snippet}```
+
+With dfnb, `dfnb score clip.mp4 --run .` starts from the video, and says where it is unlike the training videos.
+
+- **Crops** {crops[frames]} frames, evenly spaced over the video; the square box of the face (dlib, frontal),
+  {crops[margin]:g} times as wide, resized to {crops[size]} pixels; what lies outside of the picture is reflected
+  (`preprocessing.json`).
+- **Score of a video** The mean of the scores of its frames.
+- **Threshold** {threshold:.4f}, chosen on validation videos and frozen before the test; from it on a video is called fake.
+
+## Training data
+
+Videos of {world}: {videos}; {trained_crops:,} crops. The pictures had a short side of {ranges[side]} pixels,
+the faces {ranges[face]} pixels, the files {ranges[bits]} bits per pixel (`training_domain.json`).
+
+## Results
+
+Test videos of split {split}, none of which was trained on; low and high bound the 95 % interval of the AUC. It is one
+split and one seed: other draws give other numbers.
+
+{results}
+
+## Limits
+
+- It learnt the traces of the manipulations named above. Others may leave none of them.
+- It never saw a video outside of the ranges named above; there its answer is a guess, however sure it looks.
+- Nothing was tested by sex, age or skin colour.
+- {caveat}
+"""
 COLUMNS = ["level", "answer", "AUC", "low", "high", "EER", "ACC", "balanced", "F1", "threshold"]
 
 
@@ -61,11 +103,13 @@ def export(run: Path, dest: Path) -> Path:
     dest.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=dest.parent, prefix=f".{dest.name}-") as scratch:
         folder = Path(scratch)
-        base = _base(detector, folder)
-        detector.card = card | {"base": card["base"] | {"name": base["pretrained_model_name_or_path"]}}
+        source = base(detector.clip.name, detector.clip.folder, folder)
+        name = "clip" if (folder / "clip").is_dir() else card["base"]["name"]
+        detector.card = card | {"base": card["base"] | {"name": name}}
         detector.save(folder)
+        _name_base(folder, name)
         paths.atomic_write(folder / "preprocessing.json", json.dumps(preprocessing(detector), indent=1) + "\n")
-        paths.atomic_write(folder / "README.md", model_card(card, snippet(card, base), table))
+        paths.atomic_write(folder / "README.md", model_card(card, snippet(card, source), table))
         shutil.copytree(folder, dest, dirs_exist_ok=True)
     return dest
 
@@ -99,74 +143,44 @@ def snippet(card: dict, base: dict) -> str:
     names, read = READ[_recipe(card)]
     imports = "from peft import PeftModel\n" if "PeftModel" in names else ""
     imports += f"from transformers import CLIPImageProcessor, {names[0]}\n"
-    return SNIPPET.format(imports=imports, base=base, size=card["crops"]["size"], read=read, threshold=card["threshold"])
+    return SNIPPET.format(imports=imports, base=base, read=read, threshold=card["threshold"])
 
 
 def model_card(card: dict, snippet: str, table: pd.DataFrame) -> str:
     """README.md of an exported detector: what it is, how to use it, what it learnt on, what it reached, its limits."""
-    told, settings, base = card["trained_on"], card["crops"], card["base"]
-    videos = ", ".join(f"{count} {name}" for name, count in told["videos"].items())
-    ranges = card["domain"]["ranges"]
-    world = "the demo world, a drawn one" if told["demo"] else told["corpus"]
-    return f"""# A deepfake detector: {card["method"]} on CLIP {base["name"]}
-
-It gives a face crop the probability that the face was manipulated. {card["trainable"]:,} values were trained; the base is the
-CLIP `{base["name"]}` (fingerprint {base["fingerprint"]}). {scoring.caveat(card)}
-
-## Use
-
-In this folder, with transformers, peft and safetensors:
-
-```python
-{snippet}```
-
-With dfnb: `dfnb score clip.mp4 --run .` does all of it, from the video on, and says where a video is unlike the training
-videos (`training_domain.json`).
-
-**Crops** {settings["frames"]} frames, evenly spaced over the video; the face's square box (dlib, frontal) widened {settings["margin"]:g} times,
-resized to {settings["size"]} pixels; what lies outside of the picture is reflected (`preprocessing.json`). The score of a video is the
-mean over its frames.
-
-**Threshold** {card["threshold"]:.4f}, chosen on validation videos and frozen before the test: at or above it a video is called fake.
-
-## Training data
-
-Videos of {world} (profile {told["profile"]}): {videos}; {told["frames"]:,} crops. The pictures had a short side of
-{_span(ranges["side"])} pixels, the faces {_span(ranges["face"])} pixels, the files {_span(ranges["bits"])} bits per pixel.
-
-## Results
-
-Test videos of split {card["split"]}, none of them trained on; `low` and `high` are the bounds of the 95 % interval of the AUC. One split
-and one seed: another draw of the videos gives other numbers.
-
-{table[COLUMNS].to_markdown(index=False, floatfmt=".3f")}
-
-## Limits
-
-- It learnt the traces of the manipulations named above. Others, and later ones, may leave none of them.
-- It never saw anything outside of the ranges named above; there its answer is a guess, however sure it looks.
-- Nothing was tested by sex, age or skin colour.
-- {scoring.caveat(card)}
-"""
+    told, settings, base, ranges = card["trained_on"], card["crops"], card["base"], card["domain"]["ranges"]
+    clip = Path(base["name"]).name if Path(base["name"]).is_absolute() else base["name"]
+    return CARD.format(
+        method=card["method"], clip=clip, fingerprint=base["fingerprint"], trainable=card["trainable"],
+        caveat=scoring.caveat(card), snippet=snippet, crops=settings, threshold=card["threshold"], split=card["split"],
+        world=f"{'the demo world, a drawn one' if told['demo'] else told['corpus']} (profile {told['profile']})",
+        videos=", ".join(f"{count} {name}" for name, count in told["videos"].items()), trained_crops=told["frames"],
+        ranges={name: domain.span(bounds, ".3g") for name, bounds in ranges.items()}, results=_markdown(table[COLUMNS]))
 
 
-def _span(bounds: list[float]) -> str:
-    low, high = (f"{bound:.3g}" for bound in bounds)
-    return low if low == high else f"{low} to {high}"
+def _markdown(table: pd.DataFrame) -> str:
+    texts = table.map(lambda value: value if isinstance(value, str) else "" if pd.isna(value) else f"{value:.3f}")
+    return texts.to_markdown(index=False, disable_numparse=True)
 
 
 def _recipe(card: dict) -> str:
     return card["method"] if card["method"] != "probe" else f"probe, {card['options']['features']}"
 
 
-def _base(detector: Detector, folder: Path) -> dict:
-    """What `from_pretrained` takes for the detector's CLIP; one that no hub has is copied to clip/."""
-    clip = detector.clip
-    if clip.name != "tiny" and not Path(clip.name).expanduser().is_dir():
-        name, _, revision = clip.name.partition("@")
+def base(name: str, files: Path | None, folder: Path | None) -> dict:
+    """What `from_pretrained` takes for the CLIP called `name`; one that no hub has is copied from `files` to clip/."""
+    if name != "tiny" and not Path(name).expanduser().is_dir():
+        name, _, revision = name.partition("@")
         return {"pretrained_model_name_or_path": name} | ({"revision": revision} if revision else {})
     (folder / "clip").mkdir()
-    for path in clip.folder.iterdir():
+    for path in files.iterdir():
         if path.suffix in (".json", ".safetensors", ".txt", ".md"):
             shutil.copyfile(path, folder / "clip" / path.name)
     return {"pretrained_model_name_or_path": "clip"}
+
+
+def _name_base(folder: Path, name: str) -> None:
+    """PEFT's configuration names the base too; it must not name a folder of this machine."""
+    if (path := folder / "adapter" / "adapter_config.json").is_file():
+        config = json.loads(path.read_text()) | {"base_model_name_or_path": name}
+        paths.atomic_write(path, json.dumps(config, indent=1) + "\n")

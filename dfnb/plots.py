@@ -15,6 +15,7 @@ from dfnb import metrics
 COLOURS = dict(zip(("real", "FaceSwap", "NeuralTextures", "Face2Face", "Deepfakes", "FaceShifter"),
                    np.array(sns.color_palette("colorblind"))[[0, 1, 3, 4, 2, 5]].tolist(), strict=True))
 INK = "#444444"
+GUIDE = "Right of each crop, in grey: where the detector looks for traces of a fake; the brighter, the more."
 
 
 def style() -> None:
@@ -129,8 +130,7 @@ def verdict(frames: pd.DataFrame, rows: Mapping[str, tuple], *, threshold: float
     `frames` has pts, status, score (NaN where no face was cut out); `rows` maps a name to crops (n, h, w, 3), their maps
     (n, side, side) and their rows of `frames`.
     """
-    guide = ["Right of each crop, in grey: where the detector looks for traces of a fake; the brighter, the more."] if rows else []
-    lines = [line for note in [*guide, *notes] for line in textwrap.wrap(note, 118)]
+    lines = [line for note in [*([GUIDE] if rows else []), *notes] for line in textwrap.wrap(note, 118)]
     wide = max((len(crops) for crops, _, _ in rows.values()), default=1)
     heights = [2.0, *([1.25] * len(rows)), 0.19 * len(lines)]
     figure = Figure(figsize=(9, sum(heights) + 0.9), layout="constrained", dpi=100)
