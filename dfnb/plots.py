@@ -123,6 +123,19 @@ def looked_at(image: np.ndarray, relevance: np.ndarray, ax: Axes, *, highest: fl
     return ax
 
 
+def face(image: np.ndarray, relevance: np.ndarray, row: pd.Series, *, highest: float) -> Figure:
+    """One crop and where the detector looks in it; `row` has its frame, pts and score."""
+    figure = Figure(figsize=(6, 3.3), layout="constrained", dpi=100)
+    axes = figure.subplots(1, 2)
+    axes[0].imshow(image)
+    looked_at(image, relevance, axes[1], highest=highest)
+    axes[0].set_title(f"frame {row.frame:.0f}, {row.pts:.2f} s", fontsize=9)
+    axes[1].set_title(f"probability of fake {row.score:.3f}", fontsize=9)
+    for ax in axes:
+        ax.set_axis_off()
+    return figure
+
+
 def verdict(frames: pd.DataFrame, rows: Mapping[str, tuple], *, threshold: float, title: str,
             notes: Sequence[str]) -> Figure:
     """One video: scores over time, crops with maps of relevance, and sentences below.

@@ -13,7 +13,7 @@ ROOMS = ["paths", "arrays", "profiles", "metrics", "stats", "compare", "power", 
          "splits", "arms", "video", "faces", "cropping", "crops", "controls", "clip", "cards", "training", "methods",
          "domain", "relevance",
          "chapters", "ledger", "runs", "workbench", "dials", "leakage", "study", "executors", "cells", "sweeps", "plots",
-         "scoring",
+         "scoring", "panel",
          "scorefile", "evaluate", "tables",
          "exporting", "cli"]
 ONLY_IN = {  # a library that must be replaceable lives in one room

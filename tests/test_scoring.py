@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from datetime import UTC, datetime
 
 import av
 import cv2
@@ -10,7 +11,7 @@ import pandas as pd
 import pytest
 from matplotlib import image as pictures
 
-from dfnb import UserError, cli, corpora, plots, scorefile, scoring, video
+from dfnb import UserError, cli, corpora, panel, plots, scorefile, scoring, video
 
 
 def write(path, frames):
@@ -165,6 +166,27 @@ def test_videos_of_the_same_name_get_pictures_of_their_own(verdicts, detector, t
         "half-2.png", "half.png", "scores.csv", "scores.json"]
     with pytest.raises(UserError, match="is a file"):
         scoring.write(twice, detector.card, tmp_path / "out" / "half.png")
+
+
+def test_the_panel_shows_another_face_and_another_video(verdicts, detector, clips, tmp_path, monkeypatch):
+    monkeypatch.setenv("DFNB_CACHE", str(tmp_path))
+    built = panel.build(detector, verdicts["half.MP4"])
+    (path, upload), message, body = built.children[0].children, *built.children[1:]
+    slider, picture = body.children
+    assert (slider.min, slider.max) == (0, 1)
+    first, slider.value = picture.value, 1
+    assert first[:4] == picture.value[:4] == b"\x89PNG"
+    assert first != picture.value
+    path.value = str(clips / "wall.mp4")
+    assert message.value == "not scored: no frame of 4 could be used (no face)"
+    assert body.children == ()
+    upload.value = ({"name": "../p.mp4", "type": "video/mp4", "size": 1, "last_modified": datetime.now(UTC),
+                     "content": memoryview((clips / "panned.mp4").read_bytes())},)
+    assert message.value.startswith("called ")
+    assert body.children[0].max == 3
+    (tmp_path / "empty").mkdir()
+    path.value = str(tmp_path / "empty")
+    assert "holds no video" in message.value
 
 
 def test_a_run_that_is_not_complete_or_has_no_threshold_is_refused(finished, tmp_path):
