@@ -55,7 +55,7 @@ class Bench:
         detector.card |= {"threshold": metrics.best_threshold(judged.label, judged.score), "split": seed,
                           "crops": self.profile.crops.model_dump(), "trained_on": self._told(train)}
         if "path" in self.videos and "x0" in train.frames:
-            detector.card["domain"] = self._domain(train, validation, detector.clip)
+            detector.card["domain"] = self._domain(train, validation, model or self.clip)
         return Trial(detector, pd.concat(scores, ignore_index=True), seconds)
 
     def _told(self, train: crops.CropView) -> dict:
