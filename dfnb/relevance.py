@@ -14,7 +14,7 @@ from torch import nn
 from dfnb import UserError
 from dfnb.clip import enter
 
-CELLS = 2**24  # attention weights of all blocks and heads held at once: 512 crops of the tiny CLIP, 10 of ViT-L/14
+CELLS = 2**25  # attention weights of all blocks and heads held at once: 441 crops of the tiny CLIP, 6 of ViT-B/16
 
 
 def maps(detector, view, *, blocks: int | None = None) -> np.ndarray:

@@ -6,6 +6,7 @@ from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
@@ -157,8 +158,10 @@ def write(verdicts: list[Verdict], card: dict, out: Path, *, progress: bool = Tr
     plots.style()
     named = [(verdict, name) for verdict, name in zip(verdicts, pictures, strict=True) if name]
     for verdict, name in tqdm(named, desc="pictures", disable=None if progress else True):
+        figure = picture(verdict, card)
         with paths.atomic(out / name) as temporary:
-            picture(verdict, card).savefig(temporary, metadata={"Software": None})
+            figure.savefig(temporary, metadata={"Software": None})
+        plt.close(figure)
 
 
 def picture(verdict: Verdict, card: dict, shown: int = SHOWN) -> Figure:

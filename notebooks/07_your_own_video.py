@@ -19,6 +19,7 @@
 # %%
 from pathlib import Path
 
+import matplotlib.pyplot as plt
 import pandas as pd
 from IPython.display import Markdown, display
 
@@ -72,7 +73,8 @@ verdict = scoring.score(detector, [file])[0]
 # %%
 display(Markdown("\n".join(f"- {sentence}" for sentence in verdict.sentences())))
 if not verdict.reason:
-    display(scoring.picture(verdict, detector.card, shown))
+    scoring.picture(verdict, detector.card, shown)
+    plt.show()
 
 # %% [markdown]
 # The video beside the training videos, trait by trait. A trait outside of the range is a reason not to believe the score; a trait inside of it is none to believe it.

@@ -147,6 +147,7 @@ def test_a_picture_shows_crops_with_maps_only_where_asked(verdicts, detector):
     assert sum(len(ax.images) for ax in none.axes) == 0
     texts = [text.get_text() for ax in none.axes for text in ax.texts]
     assert any("its answer is no evidence" in " ".join(text.split()) for text in texts)
+    plots.plt.close("all")
 
 
 def test_lost_frames_are_crosses_and_the_sides_of_the_threshold_differ_in_shape():
