@@ -12,6 +12,7 @@ from dfnb import UserError, paths
 from dfnb.clip import Clip
 
 CARD, ADAPTER = "detector.json", "adapter"
+DOMAIN = "training_domain.json"  # the card's entry "domain", long numbers that nobody reads
 
 
 def card(method: str, clip: Clip, trainable: int, history: list[dict], **options) -> dict:
@@ -21,7 +22,10 @@ def card(method: str, clip: Clip, trainable: int, history: list[dict], **options
 
 
 def write_card(folder: Path, content: dict) -> None:
-    """Write `detector.json`; call it last, so that a folder with a card is whole."""
+    """Write `detector.json`, and "domain" beside it; call it last, so that a folder with a card is whole."""
+    if domain := content.get("domain"):
+        paths.atomic_write(Path(folder) / DOMAIN, json.dumps(domain) + "\n")
+        content = {name: value for name, value in content.items() if name != "domain"}
     paths.atomic_write(Path(folder) / CARD, json.dumps(content, indent=1) + "\n")
 
 
@@ -37,17 +41,25 @@ def write_adapter(folder: Path, tower) -> None:
     paths.atomic_write(adapter / "adapter_model.safetensors", weights)
 
 
-def read_card(folder: Path, method: str, clip: Clip) -> dict:
-    """The card of a saved detector, after checking that it is of this method and of this CLIP."""
+def peek(folder: Path) -> dict:
+    """The card of a saved detector as it lies there, to see what must be loaded."""
     path = Path(folder) / CARD
     if not path.is_file():
         raise UserError(f"{folder} holds no detector: {CARD} is missing; give the folder that `save` wrote")
     try:
         content = json.loads(path.read_text())
-        made_by, base = content["method"], content["base"]
-        known = base["name"], base["fingerprint"]
+        str.join("", (content["method"], content["base"]["name"], content["base"]["fingerprint"]))  # all three are texts
+        if (domain := path.with_name(DOMAIN)).is_file():
+            content["domain"] = json.loads(domain.read_text())
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"{path} is not a detector's card: {error!r}") from error
+    return content
+
+
+def read_card(folder: Path, method: str, clip: Clip) -> dict:
+    """The card of a saved detector, after checking that it is of this method and of this CLIP."""
+    content = peek(folder)
+    made_by, known = content["method"], (content["base"]["name"], content["base"]["fingerprint"])
     if made_by != method:
         raise UserError(f"{folder} holds a {made_by!r} detector, not {method!r}; load it as {made_by!r}")
     if known[1] != clip.fingerprint:

@@ -146,6 +146,38 @@ def evaluate(
 
 
 @app.command()
+def score(
+    videos: Annotated[list[str], typer.Argument(help="Video files, folders, or patterns such as 'clips/*.mp4'.")],
+    run: Annotated[Path, typer.Option(help="Folder of a run that saved its detector, or an exported detector.")],
+    out: Annotated[Path, typer.Option(help="Folder for scores.csv, scores.json and the pictures.")] = Path("scores"),
+    workers: Annotated[int | None, typer.Option(min=1, help="Processes that look for faces.")] = None,
+) -> None:
+    """Score videos of your own; exit code 1 when one of them could not be scored."""
+    from dfnb import scoring as room
+
+    files = room.find(videos)
+    detector = room.load(run)
+    verdicts = room.score(detector, files, workers=workers)
+    room.write(verdicts, detector.card, out)
+    for verdict in verdicts:
+        typer.echo(f"{verdict.path}: " + "\n    ".join(verdict.sentences()))
+    typer.echo(f"{room.caveat(detector.card)}\ntables and pictures: {out}")
+    if any(verdict.reason for verdict in verdicts):
+        raise typer.Exit(1)
+
+
+@app.command()
+def export(
+    dest: Annotated[Path, typer.Argument(help="Folder to write; it must not exist yet.")],
+    run: Annotated[Path, typer.Option(help="Folder of a finished run that saved its detector.")],
+) -> None:
+    """Write a run's detector with a model card: it loads with transformers, peft and safetensors alone."""
+    from dfnb import exporting as room
+
+    typer.echo(room.export(run, dest))
+
+
+@app.command()
 def pair() -> None:
     """Make the .ipynb of every changed script in notebooks/ anew, without outputs."""
     from dfnb import study as room

@@ -1,5 +1,6 @@
 """Tables -> matplotlib Axes. No paths, no models: every picture can be redrawn from a saved table."""
 
+import textwrap
 from collections.abc import Mapping, Sequence
 
 import matplotlib.pyplot as plt
@@ -14,6 +15,7 @@ from dfnb import metrics
 COLOURS = dict(zip(("real", "FaceSwap", "NeuralTextures", "Face2Face", "Deepfakes", "FaceShifter"),
                    np.array(sns.color_palette("colorblind"))[[0, 1, 3, 4, 2, 5]].tolist(), strict=True))
 INK = "#444444"
+GUIDE = "Right of each crop, in grey: where the detector looks for traces of a fake; the brighter, the more."
 
 
 def style() -> None:
@@ -110,6 +112,74 @@ def timeline(scores: pd.DataFrame, ax: Axes, *, threshold: float | None = None) 
         ax.axhline(threshold, color=INK, ls="--", lw=1)
     ax.set(xlabel="frame of the file", ylabel="score", ylim=(-0.02, 1.02))
     ax.legend(fontsize=8)
+    return ax
+
+
+def looked_at(image: np.ndarray, relevance: np.ndarray, ax: Axes, *, highest: float) -> Axes:
+    """A crop in grey and, over it, where the detector looks (side, side); `highest` is drawn brightest."""
+    extent = (0, image.shape[1], image.shape[0], 0)
+    ax.imshow(image.mean(axis=2), cmap="gray", vmin=0, vmax=255, extent=extent)
+    share = np.clip(relevance / max(highest, 1e-12), 0, 1)
+    ax.imshow(share, cmap="inferno", vmin=0, vmax=1, alpha=0.15 + 0.7 * share, extent=extent, interpolation="nearest")
+    return ax
+
+
+def face(image: np.ndarray, relevance: np.ndarray, row: pd.Series, *, highest: float) -> Figure:
+    """One crop and where the detector looks in it; `row` has its frame, pts and score."""
+    figure = Figure(figsize=(6, 3.3), layout="constrained", dpi=100)
+    axes = figure.subplots(1, 2)
+    axes[0].imshow(image)
+    looked_at(image, relevance, axes[1], highest=highest)
+    axes[0].set_title(f"frame {row.frame:.0f}, {row.pts:.2f} s", fontsize=9)
+    axes[1].set_title(f"probability of fake {row.score:.3f}", fontsize=9)
+    for ax in axes:
+        ax.set_axis_off()
+    return figure
+
+
+def verdict(frames: pd.DataFrame, rows: Mapping[str, tuple], *, threshold: float, title: str,
+            notes: Sequence[str]) -> Figure:
+    """One video: scores over time, crops with maps of relevance, and sentences below.
+
+    `frames` has pts, status, score (NaN where no face was cut out); `rows` maps a name to crops (n, h, w, 3), their maps
+    (n, side, side) and their rows of `frames`.
+    """
+    lines = [line for note in [*([GUIDE] if rows else []), *notes] for line in textwrap.wrap(note, 118)]
+    wide = max((len(crops) for crops, _, _ in rows.values()), default=1)
+    heights = [2.0, *([1.25] * len(rows)), 0.19 * len(lines)]
+    figure = plt.figure(figsize=(9, sum(heights) + 0.9), layout="constrained", dpi=100)
+    grid = figure.add_gridspec(len(heights), 1, height_ratios=heights)
+    over_time(frames, figure.add_subplot(grid[0]), threshold=threshold).set_title(title, loc="left", fontweight="bold")
+    highest = max((maps.max() for _, maps, _ in rows.values()), default=1.0)
+    for line, (name, (crops, maps, told)) in enumerate(rows.items(), start=1):
+        axes = grid[line].subgridspec(1, 2 * max(wide, 4)).subplots(squeeze=False)[0]
+        for ax in axes:
+            ax.set_axis_off()
+        for at, (crop, relevance, row) in enumerate(zip(crops, maps, told.itertuples(), strict=True)):
+            axes[2 * at].imshow(crop)
+            axes[2 * at].set_title(f"{row.pts:.2f} s: {row.score:.2f}", fontsize=8, loc="left")
+            looked_at(crop, relevance, axes[2 * at + 1], highest=highest)
+        axes[0].text(-0.12, 0.5, name, transform=axes[0].transAxes, rotation=90, ha="right", va="center", fontsize=8)
+    ax = figure.add_subplot(grid[-1])
+    ax.set_axis_off()
+    ax.text(0, 1, "\n".join(lines), transform=ax.transAxes, va="top", fontsize=8, linespacing=1.4)
+    return figure
+
+
+def over_time(frames: pd.DataFrame, ax: Axes, *, threshold: float) -> Axes:
+    """Scores of one video over its seconds; frames without a face are crosses at the bottom."""
+    fake = frames.score >= threshold
+    ax.plot(frames.pts, frames.score, color=INK, lw=0.8, alpha=0.5)
+    for chosen, name, marker, colour in ((fake, "above: called fake", "^", COLOURS["FaceSwap"]),
+                                         (~fake & frames.score.notna(), "below: called real", "o", COLOURS["real"])):
+        ax.plot(frames.pts[chosen], frames.score[chosen], marker, ms=6, color=colour, label=name)
+    lost = frames[frames.score.isna()]
+    if len(lost):
+        ax.plot(lost.pts, np.zeros(len(lost)), "x", ms=6, color=INK, label="no face cut out", clip_on=False)
+    ax.axhline(threshold, color=INK, ls="--", lw=1, label="threshold from validation")
+    ax.axhline(frames.score.mean(), color=INK, lw=1, label="mean: the video's score")
+    ax.set(xlabel="seconds", ylabel="probability of fake", ylim=(-0.04, 1.04))
+    ax.legend(fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
     return ax
 
 

@@ -92,6 +92,14 @@ def declared(path: Path, *, limits: Limits | None = None) -> int:
     return _ask(path, 0, 1, limits or Limits()).total
 
 
+def traits(path: Path, *, limits: Limits | None = None) -> dict[str, float]:
+    """What a file's header says: width, height, frames, and bits of the file per pixel. Raises Rejected."""
+    header = _ask(path, 0, 1, limits or Limits())
+    height, width = header.frames.shape[1:3]
+    bits = 8 * os.path.getsize(path) / (width * height * header.total)
+    return {"width": width, "height": height, "frames": header.total, "bits": bits}
+
+
 def _ask(path: Path, count: int, threads: int, limits: Limits) -> Clip:
     request = {"path": os.path.abspath(path), "count": count, "threads": threads, "limits": asdict(limits)}
     with _lock:

@@ -8,12 +8,13 @@ from functools import cached_property
 import numpy as np
 import pandas as pd
 
-from dfnb import UserError, arms, corpora, crops, ledger, paths, profiles, runs, splits
+from dfnb import UserError, arms, corpora, crops, domain, ledger, metrics, paths, profiles, runs, splits
 from dfnb import clip as clips
 from dfnb.cards import CARD
 from dfnb.methods import METHODS, Detector
 
 KEY = ["corpus", "method", "video"]
+LOOK = {"frames", "size", "margin"}  # what decides the pixels of a crop
 
 
 @dataclass
@@ -54,13 +55,34 @@ class Bench:
         return parts
 
     def trial(self, method: str, parts: pd.DataFrame, *, seed: int, model: clips.Clip | None = None, **options) -> "Trial":
-        """Fit one method on the training part, choosing on validation, and score validation and test."""
+        """Fit one method on the training part, choosing on validation, and score validation and test.
+
+        What a later use needs is put on the detector's card: the threshold that validation chose, the cropping, and
+        what it was trained on, in words and as a domain.
+        """
         train, validation, test = (self.view(parts, part) for part in splits.PARTS)
         started = time.perf_counter()
         detector = METHODS[method].fit(train, validation, clip=model or self.clip, seed=seed, **options)
         scores = [scores_table(view, part, detector.score(view), split=seed)
                   for part, view in (("validation", validation), ("test", test))]
-        return Trial(detector, pd.concat(scores, ignore_index=True), time.perf_counter() - started)
+        seconds = time.perf_counter() - started
+        judged = metrics.to_videos(scores[0])
+        detector.card |= {"threshold": metrics.best_threshold(judged.label, judged.score), "split": seed,
+                          "crops": self.profile.crops.model_dump(include=LOOK), "trained_on": self._told(train)}
+        if "path" in self.videos and "x0" in train.frames:
+            detector.card["domain"] = self._domain(train, validation, model or self.clip)
+        return Trial(detector, pd.concat(scores, ignore_index=True), seconds)
+
+    def _told(self, train: crops.CropView) -> dict:
+        """What a detector was trained on: profile, corpus, whether it is the demo world, and videos by method."""
+        counts = train.frames.drop_duplicates(KEY).method.value_counts(sort=False)
+        return {"profile": self.profile.name, "corpus": self.profile.folder.name, "demo": self.profile.demo is not None,
+                "videos": {name: int(count) for name, count in counts.items()}, "frames": len(train)}
+
+    def _domain(self, train: crops.CropView, validation: crops.CropView, model: clips.Clip) -> dict:
+        videos = validation.frames.groupby(KEY, sort=False).ngroup().to_numpy()
+        features = [model.image_features(view) for view in (train, validation)]
+        return domain.learn(domain.traits(self.videos, train.frames), *features, videos)
 
     def paired(self, pairs: int, methods: list[str]) -> "Bench":
         """A bench with at least `pairs` closed pairs of all `methods`, where the corpus has them.
@@ -177,7 +199,7 @@ def planted(profile: profiles.Profile, amplitude: float, *, identities: int, fra
                     workers=workers, progress=progress)
         videos = corpora.index(place, methods=list(kinds))
         videos = videos.assign(group=splits.identity_groups(videos))
-        look = profile.crops.model_dump(include={"size", "margin"})
+        look = profile.crops.model_dump(include=LOOK - {"frames"})
         view = crops.build(videos, frames=frames, **look, workers=workers, progress=progress)
         worlds[name] = Bench(profile, videos, view)
     return worlds

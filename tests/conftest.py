@@ -70,3 +70,23 @@ def cued():
     ).assign(video=[f"{at:03d}" for at in range(160)])
     whole = CropView.of_arrays(images, frames)
     return tuple(whole.select(rows) for rows in np.split(np.arange(160), [96, 128]))
+
+
+@pytest.fixture(scope="session")
+def finished(corpus, clip_folder, tmp_path_factory):
+    """A LoRA detector of the corpus as a run leaves it, (folder, trial): detector, scores.parquet, no notebook."""
+    import yaml
+
+    from dfnb import workbench
+
+    home = tmp_path_factory.mktemp("finished")
+    settings = {"corpus": {"root": str(corpus)}, "crops": {"frames": 4, "size": 64}, "clip": str(clip_folder)}
+    (home / "mine.yaml").write_text(yaml.safe_dump(settings))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("DFNB_PARAMS", str(home))
+        patch.setenv("DFNB_CACHE", str(home / "cache"))
+        bench = workbench.open("mine", progress=False)
+        trial = bench.trial("lora", bench.parts("identity", seed=0), seed=0, rank=2, epochs=2, batch=8)
+    trial.detector.save(home / "run")
+    trial.scores.assign(model="LoRA").to_parquet(home / "run" / "scores.parquet")
+    return home / "run", trial

@@ -11,9 +11,9 @@ from dfnb import paths
 
 ROOMS = ["paths", "arrays", "profiles", "metrics", "stats", "compare", "power", "reported", "layouts", "corpora",
          "identity", "splits", "arms", "video", "decoding", "inventory", "faces", "cropping", "crops", "controls",
-         "hardware", "pixels", "checkpoints", "clip", "cards", "training", "footage", "endpoint", "methods", "chapters",
-         "ledger", "runs", "workbench", "dials", "leakage", "study", "executors", "cells", "sweeps", "plots",
-         "scorefile", "evaluate", "tables", "cli"]
+         "hardware", "pixels", "checkpoints", "clip", "cards", "training", "footage", "endpoint", "methods", "domain",
+         "relevance", "chapters", "ledger", "runs", "workbench", "dials", "leakage", "study", "executors", "cells",
+         "sweeps", "plots", "scoring", "panel", "scorefile", "evaluate", "tables", "exporting", "cli"]
 ONLY_IN = {  # a library that must be replaceable lives in one room
     "transformers": {"clip", "demo"}, "papermill": {"study"}, "jupytext": {"study"}, "dlib": {"faces"},
     "peft": {"methods"}, "av": {"decoding", "demo"}, "typer": {"cli"}, "seaborn": {"plots"}, "openai": {"endpoint"},

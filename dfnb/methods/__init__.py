@@ -9,6 +9,9 @@ from typing import Protocol
 
 import numpy as np
 
+from dfnb import UserError, cards
+from dfnb.clip import Clip
+
 NAMES = (
     "probe",
     "lora",
@@ -34,3 +37,11 @@ class Detector(Protocol):
     def score(self, crops) -> np.ndarray: ...  # (n,) float32, probability of fake per frame
 
     def save(self, folder: Path) -> None: ...  # safetensors and JSON, never pickle
+
+
+def load(folder: Path, clip: Clip) -> Detector:
+    """The detector that lies in a folder, by whatever method its card names."""
+    method = cards.peek(folder)["method"]
+    if method not in METHODS:
+        raise UserError(f"{folder} was fitted by {method!r}, which is none of {', '.join(METHODS)}")
+    return METHODS[method].load(folder, clip)

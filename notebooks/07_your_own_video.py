@@ -1,0 +1,107 @@
+# ---
+# jupyter:
+#   jupytext:
+#     formats: ipynb,py:percent
+#   kernelspec:
+#     display_name: Python 3
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # 7. A video of your own
+#
+# **Question** What does the detector of chapter 3 say of one video, where does it look, and is that video one it may be asked about?
+#
+# **Answer** It gives a score for each frame and an answer at the threshold that validation chose; beside it stands whether the video lies within what the detector was
+# trained on. Outside of that, the answer is a guess.
+
+# %%
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import pandas as pd
+from IPython.display import Markdown, display
+
+from dfnb import domain, plots, runs, scoring, workbench
+
+# %% tags=["parameters"]
+profile = "demo"  # name of a file in params/
+video = ""  # path of a video file; empty takes the first fake of the detector's test part
+shown = 4  # most and least suspicious crops to show; 0 shows no face
+interactive = False  # in JupyterLab: choose or upload a video, look at it frame by frame
+
+# %%
+plots.style()
+bench = workbench.open(profile)
+run = runs.start("07_your_own_video", bench.profile, dict(video=video, shown=shown, interactive=interactive))
+trained = runs.result(profile, "03_lora_training")
+display(Markdown(run.stamp()))
+
+# %% [markdown]
+# ## Data
+#
+# One video file. Without one of your own, it is a fake of the test part: the detector has neither trained on it nor chosen anything by it.
+
+# %%
+detector = scoring.load(trained.folder)
+tested = trained.scores.query("part == 'test' and split == @detector.card['split'] and label == 1")
+first = tested.merge(bench.videos[[*workbench.KEY, "path"]], on=workbench.KEY).path.iloc[0]
+file = Path(video).expanduser() if video else Path(first)
+display(Markdown(f"The video: `{file.name}`. {scoring.caveat(detector.card)}"))
+
+# %% [markdown]
+# ## Method
+#
+# The file is treated as the training videos were: frames evenly spaced, the face found and cut out with the same margin, each crop scored, the scores averaged. A
+# video is called fake from the threshold on that was chosen on validation and saved with the detector. With $A$ the attention of a block and $G$ the gradient of the
+# logit with respect to it, a patch is as relevant as what
+#
+# $$ R = \prod_{\text{blocks}} \left(1 + \operatorname{mean}_{\text{heads}} (A \odot G)^+\right) $$
+#
+# carries from it to the class token (Chefer et al., ICCV 2021). How far its faces lie from the training faces is a Mahalanobis distance of frozen CLIP features (Lee et
+# al., NeurIPS 2018), told as the share of validation videos that lie as far.
+
+# %%
+verdict = scoring.score(detector, [file])[0]
+
+# %% [markdown]
+# ## Result
+#
+# The verdict, the scores over time, and the crops; right of each crop, where the detector looked. The same picture comes from `dfnb score`.
+
+# %%
+display(Markdown("\n".join(f"- {sentence}" for sentence in verdict.sentences())))
+if not verdict.reason:
+    scoring.picture(verdict, detector.card, shown)
+    plt.show()
+
+# %% [markdown]
+# The video beside the training videos, trait by trait. A trait outside of the range is a reason not to believe the score; a trait inside of it is none to believe it.
+
+# %%
+beside = pd.DataFrame(detector.card["domain"]["ranges"], index=["training, lowest", "training, highest"]).T
+beside.insert(0, "this video", pd.Series({name: verdict.traits.get(name) for name in domain.RANGES}, dtype=float))
+display(beside.rename(index={"side": "short side, pixels", "face": "face, pixels", "bits": "bits per pixel"}).round(3))
+if not verdict.reason:
+    display(Markdown(f"Of the validation videos, {verdict.traits['farther']:.0%} lie at least as far from the training faces as this one."))
+
+# %% [markdown]
+# In JupyterLab, with `interactive = True`: another video, chosen by its path or uploaded, and a slider over its frames.
+
+# %%
+if interactive:
+    from dfnb import panel
+
+    display(panel.build(detector, verdict))
+
+# %% [markdown]
+# ## Limits
+#
+# One score says nothing of how often such scores are wrong: chapter 3 and chapter 8 do. The map shows where the detector looks, not what was manipulated; and a
+# detector that looks at the right place may still be wrong.
+
+# %%
+run.save({"score": None if verdict.reason else verdict.score, "called": verdict.called, "threshold": verdict.threshold,
+          "reason": verdict.reason, "traits": verdict.traits, "warnings": verdict.warnings},
+         frames=verdict.frames)
