@@ -71,8 +71,8 @@ the faces {ranges[face]} pixels, the files {ranges[bits]} bits per pixel (`train
 
 ## Results
 
-Test videos of split {split}, none of which was trained on; low and high bound the 95 % interval of the AUC. It is one
-split and one seed: other draws give other numbers.
+Test videos of split {split}: {tested}. None of them was trained on; people and scenes in them may have been. Low and high
+bound the 95 % interval of the AUC. It is one split and one seed: other draws give other numbers.
 
 {results}
 
@@ -99,7 +99,7 @@ def export(run: Path, dest: Path) -> Path:
     recipe = _recipe(card)
     if recipe not in READ:
         raise UserError(f"a detector of the method {recipe!r} cannot be exported, only {', '.join(READ)}")
-    table = results(run, card)
+    tested, table = results(run, card)
     dest.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=dest.parent, prefix=f".{dest.name}-") as scratch:
         folder = Path(scratch)
@@ -109,13 +109,13 @@ def export(run: Path, dest: Path) -> Path:
         detector.save(folder)
         _name_base(folder, name)
         paths.atomic_write(folder / "preprocessing.json", json.dumps(preprocessing(detector), indent=1) + "\n")
-        paths.atomic_write(folder / "README.md", model_card(card, snippet(card, source), table))
+        paths.atomic_write(folder / "README.md", model_card(card, snippet(card, source), tested, table))
         shutil.copytree(folder, dest, dirs_exist_ok=True)
     return dest
 
 
-def results(run: Path, card: dict) -> pd.DataFrame:
-    """The table of `tables.by_split` for the detector that a run saved: the test part of its own split.
+def results(run: Path, card: dict) -> tuple[str, pd.DataFrame]:
+    """What was tested, and the table of `tables.by_split`, for the detector that a run saved: of its own split.
 
     Its scores are known by their split and by the threshold that their validation part gives.
     """
@@ -124,7 +124,8 @@ def results(run: Path, card: dict) -> pd.DataFrame:
     for _, rows in own.groupby("model", sort=False):
         judged = metrics.to_videos(rows[rows.part == "validation"])
         if metrics.best_threshold(judged.label, judged.score) == card["threshold"]:
-            return tables.by_split(rows)
+            tested = metrics.to_videos(rows[rows.part == "test"]).method.value_counts()
+            return _listed(tested.to_dict()), tables.by_split(rows)
     raise UserError(f"{run} holds no scores of its own detector (split {card['split']}, threshold {card['threshold']:g})")
 
 
@@ -146,7 +147,11 @@ def snippet(card: dict, base: dict) -> str:
     return SNIPPET.format(imports=imports, base=base, read=read, threshold=card["threshold"])
 
 
-def model_card(card: dict, snippet: str, table: pd.DataFrame) -> str:
+def _listed(counts: dict[str, int]) -> str:
+    return ", ".join(f"{count} {name}" for name, count in counts.items())
+
+
+def model_card(card: dict, snippet: str, tested: str, table: pd.DataFrame) -> str:
     """README.md of an exported detector: what it is, how to use it, what it learnt on, what it reached, its limits."""
     told, settings, base, ranges = card["trained_on"], card["crops"], card["base"], card["domain"]["ranges"]
     clip = Path(base["name"]).name if Path(base["name"]).is_absolute() else base["name"]
@@ -154,7 +159,7 @@ def model_card(card: dict, snippet: str, table: pd.DataFrame) -> str:
         method=card["method"], clip=clip, fingerprint=base["fingerprint"], trainable=card["trainable"],
         caveat=scoring.caveat(card), snippet=snippet, crops=settings, threshold=card["threshold"], split=card["split"],
         world=f"{'the demo world, a drawn one' if told['demo'] else told['corpus']} (profile {told['profile']})",
-        videos=", ".join(f"{count} {name}" for name, count in told["videos"].items()), trained_crops=told["frames"],
+        videos=_listed(told["videos"]), trained_crops=told["frames"], tested=tested,
         ranges={name: domain.span(bounds, ".3g") for name, bounds in ranges.items()}, results=_markdown(table[COLUMNS]))
 
 

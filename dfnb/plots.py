@@ -144,9 +144,9 @@ def verdict(frames: pd.DataFrame, rows: Mapping[str, tuple], *, threshold: float
     `frames` has pts, status, score (NaN where no face was cut out); `rows` maps a name to crops (n, h, w, 3), their maps
     (n, side, side) and their rows of `frames`.
     """
-    lines = [line for note in [*([GUIDE] if rows else []), *notes] for line in textwrap.wrap(note, 118)]
+    lines = [line for note in [*([GUIDE] if rows else []), *notes] for line in textwrap.wrap(note, 130)]
     wide = max((len(crops) for crops, _, _ in rows.values()), default=1)
-    heights = [2.0, *([1.25] * len(rows)), 0.19 * len(lines)]
+    heights = [2.0, *([1.25] * len(rows)), 0.17 * len(lines)]
     figure = plt.figure(figsize=(9, sum(heights) + 0.9), layout="constrained", dpi=100)
     grid = figure.add_gridspec(len(heights), 1, height_ratios=heights)
     over_time(frames, figure.add_subplot(grid[0]), threshold=threshold).set_title(title, loc="left", fontweight="bold")

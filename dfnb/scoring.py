@@ -172,7 +172,8 @@ def picture(verdict: Verdict, card: dict, shown: int = SHOWN) -> Figure:
     chosen = {"most suspicious": order[:shown], "least suspicious": order[::-1][:shown]} if shown else {}
     rows = {name: (verdict.view.images(at), verdict.maps[at], kept.iloc[at]) for name, at in chosen.items()}
     return plots.verdict(verdict.frames, rows, threshold=verdict.threshold, notes=[*verdict.sentences(), caveat(card)],
-                         title=f"{verdict.path.name}: called {verdict.called}")
+                         title=f"{verdict.path.name}: called {verdict.called}"
+                         + (", but outside of the training domain" if verdict.warnings else ""))
 
 
 def _picture_names(verdicts: list[Verdict]) -> list[str | None]:

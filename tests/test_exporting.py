@@ -101,7 +101,9 @@ def test_the_folder_is_whole_and_names_no_place_of_this_machine(exported, clip_f
 
 def test_the_model_card_says_data_results_and_limits(exported, finished):
     card = (exported / "README.md").read_text()
-    results = exporting.results(finished[0], finished[1].detector.card)
+    tested, results = exporting.results(finished[0], finished[1].detector.card)
+    assert f"Test videos of split 0: {tested}. None of them" in card
+    assert sorted(tested.split(", ")) == ["2 FaceSwap", "2 NeuralTextures", "2 real"]
     row = results[(results.level == "video") & (results.answer == "threshold from validation")].iloc[0]
     assert f"| {row.AUC:.3f}" in card and f"| {row.low:.3f}" in card and f"| {row.high:.3f}" in card
     assert f"**Threshold** {finished[1].detector.card['threshold']:.4f}" in card
