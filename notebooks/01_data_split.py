@@ -91,7 +91,7 @@ order = ["train", "validation", "test"]
 counts = placed.groupby(["part", "method"], sort=False).agg(
     videos=("video", "nunique"), frames=("frame", "size"))
 per_part = counts.videos.unstack(fill_value=0).reindex(
-    index=order, columns=bench.videos.method.unique(), fill_value=0)
+    index=order, columns=placed.method.unique())
 counts.unstack(fill_value=0).reindex(order)
 
 # %% [markdown]
