@@ -34,7 +34,7 @@ __all__ = [
     "audit",
     "check_disjoint",
 ]
-__all__ += ["fraction", "identity_groups", "mark", "read_known", "shown", "split"]
+__all__ += ["few", "fraction", "identity_groups", "mark", "read_known", "shown", "split"]
 
 SHARES = (0.7, 0.2, 0.1)  # train, validation, test: the study's split of its real videos
 LEAKY = {  # regime -> what of a test video may have been seen in training
@@ -96,6 +96,29 @@ def fraction(parts: pd.DataFrame, videos: pd.DataFrame, share: float, seed: int)
     dropped = parts[KEY].merge(train.loc[train["place"] > last, KEY], on=KEY, how="left", indicator=True)
     gone = dropped["_merge"].eq("both").to_numpy() & parts["part"].eq("train").to_numpy()
     return parts[~gone].reset_index(drop=True)
+
+
+def few(parts: pd.DataFrame, videos: pd.DataFrame, pairs: int = 10, seed: int = 0) -> pd.DataFrame:
+    """Return `parts` with only so many pairs in training: a real and its fake, the one of which it is the target.
+
+    Pairs are the first of one random order, so the fewer of one seed lie inside the more; of several fakes of a
+    real the first by name is taken. Validation and test stay as they are. Raises UserError where the training part
+    has fewer pairs or fakes of several methods.
+    """
+    train = parts.loc[parts["part"] == "train", KEY].drop_duplicates().merge(videos, on=KEY)
+    fakes, reals = train[train["label"] == 1], train[train["label"] == 0]
+    if fakes["method"].nunique() > 1:
+        raise UserError(f"pairs need one training method, the training part has {', '.join(fakes['method'].unique())}; "
+                        "leave the others out of the parts")
+    first = fakes.sort_values(KEY).drop_duplicates(["corpus", "target"])
+    joined = reals.merge(first, on=["corpus", "target"], suffixes=("", "_fake")).sort_values(KEY, ignore_index=True)
+    if not 1 <= pairs <= len(joined):
+        raise UserError(f"pairs must lie between 1 and {len(joined)}, the reals of the training part whose fake trains "
+                        f"too; got {pairs}")
+    drawn = joined.iloc[np.random.default_rng(seed).permutation(len(joined))[:pairs]]
+    kept = pd.concat([drawn[KEY], drawn[["corpus", "method_fake", "video_fake"]].set_axis(KEY, axis=1)])
+    chosen = pd.MultiIndex.from_frame(parts[KEY]).isin(pd.MultiIndex.from_frame(kept))
+    return parts[(parts["part"] != "train") | chosen].reset_index(drop=True)
 
 
 def mark(regime: str) -> str:
