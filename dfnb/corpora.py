@@ -1,5 +1,6 @@
 """From a folder of videos to the `videos` table: one row per clip, keyed by (corpus, method, video)."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import pandas as pd
@@ -12,28 +13,33 @@ COLUMNS = ["corpus", "method", "video", "label", "target", "source", "path"]
 
 
 def index(
-    root: Path, *, methods: list[str], compression: str = "c23", videos_per_class: int | None = None
+    root: Path, *, methods: list[str], compression: str = "c23", videos_per_class: int | None = None,
+    videos: Mapping[str, int] | None = None,
 ) -> pd.DataFrame:
     """The videos of a folder in the official layout of FaceForensics++, as a table with `COLUMNS`.
 
     Rows: the reals first (label 0), then the methods (label 1) in the order given; in each class the videos
-    by name, the first `videos_per_class` of them if it is set. A fake is named `<target>_<source>`; a real is
-    its own target and has no source (missing value). `path` is absolute. The corpus is called "demo" where
-    the demo's `corpus.json` lies in the root, else "FF++". Raises UserError where something asked for is
-    missing.
+    by name, the first `videos_per_class` of them if it is set; of a method in `videos` the first so many. A fake
+    is named `<target>_<source>`; a real is its own target and has no source (missing value). `path` is absolute.
+    The corpus is called "demo" where the demo's `corpus.json` lies in the root, else "FF++". Raises UserError
+    where something asked for is missing.
     """
     root = Path(root).resolve()
     if compression not in COMPRESSIONS:
         raise UserError(f"compression must be one of {', '.join(COMPRESSIONS)}, got {compression!r}")
     if videos_per_class is not None and videos_per_class < 1:
         raise UserError(f"videos_per_class must be at least 1 or empty for all, got {videos_per_class}")
+    videos = dict(videos or {})
+    if unknown := sorted(set(videos) - {REAL, *methods}):
+        raise UserError(f"videos counts {', '.join(unknown)}, which is not asked for: the methods are "
+                        f"{', '.join([REAL, *methods])}; set corpus.videos in the profile")
     _check_root(root)
     corpus = "demo" if (root / "corpus.json").is_file() else "FF++"
     classes = {REAL: root / "original_sequences" / "youtube"}
     classes |= {method: _method_folder(root, method) for method in methods}
     rows = []
     for method, folder in classes.items():
-        files = _video_files(folder, method, compression)[:videos_per_class]
+        files = _video_files(folder, method, compression)[: videos.get(method, videos_per_class)]
         rows += [[corpus, method, *_names(file, method), str(file)] for file in files]
     return pd.DataFrame(rows, columns=COLUMNS)
 

@@ -25,12 +25,16 @@ class Settings(BaseModel):
 
 
 class CorpusSettings(Settings):
-    """Which videos: `root` is a folder in the FF++ layout, or "demo" for the embedded world."""
+    """Which videos: `root` is a folder in the FF++ layout, or "demo" for the embedded world.
+
+    `videos` says of which methods only so many are wanted: such as are tested on, and not trained on.
+    """
 
     root: str = Field(min_length=1)
     compression: Literal["raw", "c23", "c40"] = "c23"
     methods: list[Word] = Field(default=["FaceSwap", "NeuralTextures"], min_length=1)
     videos_per_class: int | None = Field(default=100, ge=1)
+    videos: dict[Word, Annotated[int, Field(ge=1)]] = {}
 
 
 class DemoSettings(Settings):
