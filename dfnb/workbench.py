@@ -7,8 +7,8 @@ from functools import cached_property
 import numpy as np
 import pandas as pd
 
+from dfnb import UserError, corpora, crops, paths, pointing, profiles, splits, video
 from dfnb import clip as clips
-from dfnb import corpora, crops, paths, profiles, splits, video
 from dfnb.methods import METHODS, Detector
 
 KEY = ["corpus", "method", "video"]
@@ -71,10 +71,27 @@ def index(settings: profiles.Profile, *, progress: bool = True) -> pd.DataFrame:
     if settings.demo:
         from dfnb.demo import corpus
 
-        kinds = tuple(settings.corpus.methods)
-        corpus.make(settings.folder, **settings.demo.model_dump(), kinds=kinds, progress=progress)
+        wanted = {"kinds": tuple(settings.corpus.methods), "videos": settings.corpus.videos}
+        corpus.make(settings.folder, **settings.demo.model_dump(), **wanted, progress=progress)
     videos = corpora.index(settings.folder, **settings.corpus.model_dump(exclude={"root"}))
     return videos.assign(group=splits.identity_groups(videos))
+
+
+def masks(bench: Bench, view: crops.CropView) -> np.ndarray:
+    """How much of each pixel of the fake crops of a view is new: uint8 (n, size, size), 0 .. 255.
+
+    The demo world makes its fakes once more for this, about half a second a video. Reals are black. UserError for
+    a corpus that is not the demo's: nobody knows what was changed there to the pixel.
+    """
+    if not bench.profile.demo:
+        raise UserError(f"masks are known in the demo world only, the profile {bench.profile.name} has another corpus")
+    from dfnb.demo import corpus
+
+    found = np.zeros((len(view), view.size, view.size), np.uint8)
+    for (method, name), rows in view.frames[view.labels == 1].groupby(["method", "video"]):
+        whole = corpus.masks(bench.profile.folder, method, name)  # (frames, h, w)
+        found[rows.index] = pointing.crop_masks(whole, rows, size=view.size, margin=bench.profile.crops.margin)
+    return found
 
 
 def planted(profile: profiles.Profile, amplitude: float, *, identities: int, frames: int, seed: int | None = None,
