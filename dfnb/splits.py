@@ -34,7 +34,8 @@ __all__ = [
     "audit",
     "check_disjoint",
 ]
-__all__ += ["few", "fraction", "identity_groups", "mark", "read_known", "shown", "split"]
+__all__ += ["few", "fraction", "identity_groups", "mark", "read_known", "shown", "split",
+            "training_pairs"]
 
 SHARES = (0.7, 0.2, 0.1)  # train, validation, test: the study's split of its real videos
 LEAKY = {  # regime -> what of a test video may have been seen in training
@@ -98,12 +99,10 @@ def fraction(parts: pd.DataFrame, videos: pd.DataFrame, share: float, seed: int)
     return parts[~gone].reset_index(drop=True)
 
 
-def few(parts: pd.DataFrame, videos: pd.DataFrame, pairs: int = 10, seed: int = 0) -> pd.DataFrame:
-    """Return `parts` with only so many pairs in training: a real and its fake, the one of which it is the target.
+def training_pairs(parts: pd.DataFrame, videos: pd.DataFrame) -> pd.DataFrame:
+    """Return the pairs of the training part, a real and its fake (that of which it is the target): KEY, fake, method.
 
-    Pairs are the first of one random order, so the fewer of one seed lie inside the more; of several fakes of a
-    real the first by name is taken. Validation and test stay as they are. Raises UserError where the training part
-    has fewer pairs or fakes of several methods.
+    Of several fakes of a real the first by name is taken. Raises UserError for fakes of several methods.
     """
     train = parts.loc[parts["part"] == "train", KEY].drop_duplicates().merge(videos, on=KEY)
     fakes, reals = train[train["label"] == 1], train[train["label"] == 0]
@@ -111,11 +110,20 @@ def few(parts: pd.DataFrame, videos: pd.DataFrame, pairs: int = 10, seed: int = 
         raise UserError(f"pairs need one training method, the training part has {', '.join(fakes['method'].unique())}; "
                         "leave the others out of the parts")
     first = fakes.sort_values(KEY).drop_duplicates(["corpus", "target"])
-    joined = reals.merge(first, on=["corpus", "target"], suffixes=("", "_fake")).sort_values(KEY, ignore_index=True)
-    if not 1 <= pairs <= len(joined):
-        raise UserError(f"pairs must lie between 1 and {len(joined)}, the reals of the training part whose fake trains "
+    return reals.merge(first, on=["corpus", "target"], suffixes=("", "_fake")).sort_values(KEY, ignore_index=True)
+
+
+def few(parts: pd.DataFrame, videos: pd.DataFrame, pairs: int = 10, seed: int = 0) -> pd.DataFrame:
+    """Return `parts` with only so many of the `training_pairs` in training; validation and test stay as they are.
+
+    They are the first of one random order, so the fewer of one seed lie inside the more. Raises UserError where
+    there are fewer.
+    """
+    there = training_pairs(parts, videos)
+    if not 1 <= pairs <= len(there):
+        raise UserError(f"pairs must lie between 1 and {len(there)}, the reals of the training part whose fake trains "
                         f"too; got {pairs}")
-    drawn = joined.iloc[np.random.default_rng(seed).permutation(len(joined))[:pairs]]
+    drawn = there.iloc[np.random.default_rng(seed).permutation(len(there))[:pairs]]
     kept = pd.concat([drawn[KEY], drawn[["corpus", "method_fake", "video_fake"]].set_axis(KEY, axis=1)])
     chosen = pd.MultiIndex.from_frame(parts[KEY]).isin(pd.MultiIndex.from_frame(kept))
     return parts[(parts["part"] != "train") | chosen].reset_index(drop=True)
