@@ -97,7 +97,7 @@ def _lacking(folder: Path) -> list[str]:
 class Clip:
     """A frozen CLIP.
 
-    `size`: input pixels; `tokens`: patches + 1; `width`, `layers`: of the image tower; `dim`: joint space.
+    `size`: input pixels; `tokens`: patches + 1; `width`, `layers`: of the image tower; `text_width`; `dim`: joint space.
     """
 
     def __init__(self, name: str, model, preprocessing: dict, folder: Path | None, device: str | None = None):
@@ -107,6 +107,7 @@ class Clip:
         vision = model.config.vision_config
         self.size, self.width, self.layers = vision.image_size, vision.hidden_size, vision.num_hidden_layers
         self.dim, self.tokens = model.config.projection_dim, (vision.image_size // vision.patch_size) ** 2 + 1
+        self.text_width = model.config.text_config.hidden_size
         self.logit_scale = float(model.logit_scale)
         colours = torch.tensor(
             [preprocessing[key] for key in ("image_mean", "image_std")], device=self.device
@@ -239,6 +240,36 @@ class Clip:
             )
         projected = self.model.get_text_features(**tokens).pooler_output
         return F.normalize(projected, dim=-1).cpu().numpy()
+
+    def text_around(self, prompt: str, filling: torch.Tensor) -> torch.Tensor:
+        """Unit-length features (n, dim) of a `prompt` whose "{}" is n times filled with token embeddings.
+
+        `filling`: (n, gap, text width); the gradient flows to it. The words on both sides become tokens apart from
+        each other. Raises `UserError` where start, words, gap and end are more than the text tower takes.
+        """
+        before, after = (self.tokenizer(part.strip(), add_special_tokens=False).input_ids for part in prompt.split("{}"))
+        sides = [self.tokenizer.bos_token_id, *before], [*after, self.tokenizer.eos_token_id]
+        used, room = filling.shape[1] + sum(map(len, sides)), self.model.config.text_config.max_position_embeddings
+        if used > room:
+            gap = filling.shape[1]
+            raise UserError(f"{prompt!r} with a gap of {gap} has {used} tokens, {self.name} takes at most {room}")
+        look_up = self.model.text_model.embeddings.token_embedding
+        left, right = (look_up(torch.tensor(ids, device=self.device)).expand(len(filling), -1, -1) for ids in sides)
+        return self.text_from_embeddings(torch.cat([left, filling, right], dim=1))
+
+    def text_from_embeddings(self, embeddings: torch.Tensor) -> torch.Tensor:
+        """Unit-length features (n, dim) of token embeddings (n, length, text width) from the start to the end token.
+
+        As transformers does it from token ids: positions are added, a token sees itself and those before it, and the
+        end token is pooled, here always the last one.
+        """
+        tower, length = self.model.text_model, embeddings.shape[1]
+        mask = torch.full((length, length), -torch.inf, device=self.device).triu(1)[None, None]
+        with torch.autocast(self.device.type, enabled=False):  # two classes differ by less than bfloat16 resolves
+            hidden = tower.embeddings(inputs_embeds=embeddings)
+            for layer in tower.encoder.layers:
+                hidden = layer(hidden, mask)
+            return F.normalize(self.model.text_projection(tower.final_layer_norm(hidden[:, -1])), dim=-1)
 
 
 def enter(tower: nn.Module, pixels: torch.Tensor, block: int) -> torch.Tensor:

@@ -36,6 +36,7 @@ class Schedule:
     `epochs` counts validations. With `steps` that many gradient steps are spread evenly over them, whatever
     the amount of data; else an epoch shows as many crops as there are. `warmup` is a share of all steps;
     `flip` mirrors half of the crops; `patience` epochs without a better one end it (None: never).
+    `floor` is the learning rate at the end; `optimiser`: "adamw" or "sgd", the latter with momentum 0.9.
     """
 
     epochs: int = 4
@@ -46,6 +47,8 @@ class Schedule:
     patience: int | None = 2
     steps: int | None = None
     flip: bool = False
+    floor: float = 0.0
+    optimiser: str = "adamw"
 
     def __post_init__(self):
         for name, least in (("epochs", 1), ("batch", 2), ("patience", 1), ("steps", self.epochs)):
@@ -56,6 +59,10 @@ class Schedule:
             raise UserError(f"learning_rate must be a positive number, got {self.lr}")
         if self.weight_decay < 0:
             raise UserError(f"weight_decay must be at least 0, got {self.weight_decay}")
+        if not 0 <= self.floor <= self.lr:
+            raise UserError(f"floor must lie between 0 and the learning rate {self.lr:g}, got {self.floor}")
+        if self.optimiser not in ("adamw", "sgd"):
+            raise UserError(f"optimiser must be adamw or sgd, got {self.optimiser!r}")
         if not 0 <= self.warmup < 1:
             raise UserError(f"warmup is a share of all steps and must lie in [0, 1), got {self.warmup}")
 
@@ -67,11 +74,12 @@ class Schedule:
         return [after - before for before, after in zip(ends, ends[1:], strict=False)]
 
     def factor(self, step: int, total: int) -> float:
-        """Share of `lr` at a step: a linear rise over the warm-up, then half a cosine down to 0."""
+        """Share of `lr` at a step: a linear rise over the warm-up, then half a cosine down to `floor`."""
         rise = round(self.warmup * total)
         if step < rise:
             return (step + 1) / (rise + 1)
-        return 0.5 * (1 + math.cos(math.pi * (step - rise) / max(1, total - rise)))
+        least, fall = self.floor / self.lr, (step - rise) / max(1, total - rise)
+        return least + (1 - least) * 0.5 * (1 + math.cos(math.pi * fall))
 
 
 @contextlib.contextmanager
@@ -92,6 +100,12 @@ def balanced_loss(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     losses = F.binary_cross_entropy_with_logits(logits, labels.to(logits.dtype), reduction="none")
     sizes = torch.bincount(labels, minlength=2)
     return (losses / sizes[labels]).sum() / (sizes > 0).sum()
+
+
+def plain_loss(model: nn.Module, inputs, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """The class-balanced cross-entropy of a model's logits of fake (n,), and these logits as float32."""
+    logits = model(inputs).float()
+    return balanced_loss(logits, labels), logits
 
 
 def balanced_rows(labels: np.ndarray, batch: int, generator: np.random.Generator) -> Iterator[np.ndarray]:
@@ -151,10 +165,12 @@ def fit(
     schedule: Schedule,
     seed: int,
     reader: Callable[..., Reader] | None = None,
+    loss: Callable = plain_loss,
 ) -> list[dict]:
     """Train the parameters that require a gradient; leave those of the best validation AUC in the model.
 
-    The model maps what `reader(view)` reads (default `clip.pixel_reader`) to logits of fake (n,). The AUC is
+    The model maps what `reader(view)` reads (default `clip.pixel_reader`) to logits of fake (n,);
+    `loss(model, inputs, labels)` gives what is minimised, and these logits. The AUC is
     of frames, not videos: ten validation videos are too few to tell epochs apart; the lower loss breaks ties.
     Returns one row per epoch: epoch, steps, loss, train_auc (of the batches as they were learnt from),
     validation_auc, validation_loss, best. Raises `Diverged`, `NoGradient`, `UserError` if a class is absent.
@@ -169,7 +185,7 @@ def fit(
         for epoch, length in enumerate(lengths, start=1):
             row = {"epoch": epoch, "steps": sum(lengths[:epoch])}
             todo = itertools.islice(batches, length)
-            row |= _learn(model.train(), trained, todo, optimiser, rates, clip, bar)
+            row |= _learn(model.train(), trained, todo, optimiser, rates, clip, bar, loss)
             scores = predict(model, validation, clip, read=check)
             _check_finite("a validation score", scores, rates)
             row |= judge(scores, validation.labels)
@@ -186,13 +202,12 @@ def fit(
     return [row | {"best": row is best_row} for row in history]
 
 
-def _learn(model, trained, batches, optimiser, rates, clip, bar) -> dict:
+def _learn(model, trained, batches, optimiser, rates, clip, bar, minimised) -> dict:
     """One gradient step per batch; the mean loss, and the AUC of the logits as they were before each step."""
     losses, logits_seen, labels_seen = [], [], []
     for inputs, labels in batches:
         with clip.precision():
-            logits = model(inputs).float()
-        loss = balanced_loss(logits, labels.to(logits.device))
+            loss, logits = minimised(model, inputs, labels.to(clip.device))
         _check_finite("the loss", loss, rates)
         optimiser.zero_grad()
         loss.backward()
@@ -230,12 +245,15 @@ def _check_finite(what: str, values: torch.Tensor | np.ndarray, rates) -> None:
 
 
 def _optimiser(trained: dict, schedule: Schedule, total: int):
-    """AdamW and its rate; gains, biases and other vectors are not decayed."""
+    """The optimiser and its rate; gains, biases and other vectors are not decayed."""
     groups = [
         {"params": [value for value in trained.values() if (value.ndim > 1) == matrix], "weight_decay": decay}
         for matrix, decay in ((True, schedule.weight_decay), (False, 0.0))
     ]
-    optimiser = torch.optim.AdamW(groups, lr=schedule.lr, fused=True)
+    if schedule.optimiser == "sgd":
+        optimiser = torch.optim.SGD(groups, lr=schedule.lr, momentum=0.9)
+    else:
+        optimiser = torch.optim.AdamW(groups, lr=schedule.lr, fused=True)
     return optimiser, torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: schedule.factor(step, total))
 
 

@@ -8,9 +8,18 @@ from typing import Protocol
 
 import numpy as np
 
-from dfnb.methods import full, lora, probe
+from dfnb.methods import full, layernorm, lora, probe, prompt, reprogram, trivial, zero_shot
 
-METHODS = {"probe": probe, "lora": lora, "full": full}
+METHODS = {
+    "probe": probe,
+    "lora": lora,
+    "full": full,
+    "layernorm": layernorm,
+    "prompt": prompt,
+    "reprogram": reprogram,
+    "zero_shot": zero_shot,
+    "trivial": trivial,
+}
 
 
 class Detector(Protocol):
