@@ -1,0 +1,83 @@
+"""Where a detector looks: per patch, how much the attention of its tower carries towards the logit of fake.
+
+The patches that enter the last block leave it only through a layer norm, whose gradient is orthogonal to its input:
+gradient times activation of the tokens is zero there, whatever was learnt. All that the pooled token reads from a
+patch passes through the attention, so that is what is weighed here.
+"""
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from torch import nn
+
+from dfnb import UserError
+from dfnb.clip import enter
+
+CELLS = 2**24  # attention weights of all blocks and heads held at once: 512 crops of the tiny CLIP, 10 of ViT-L/14
+
+
+def maps(detector, view, *, blocks: int | None = None) -> np.ndarray:
+    """float32 (n, side, side), not negative: relevance of each patch of each crop for the logit of fake.
+
+    A detector with `maps(view)` of its own is asked. Else, with A the attention (heads, tokens, tokens) of a block
+    and G the gradient of the logit with respect to it, the class token's row of R = prod (1 + mean_heads (A G)+) over
+    the last `blocks` blocks (None: all), from the last down (Chefer et al., ICCV 2021, eq. 5 and 6). Maps of one
+    detector can be compared with each other, not with those of another. UserError for a detector without a tower.
+    """
+    if hasattr(detector, "maps"):
+        return np.asarray(detector.maps(view), np.float32)
+    tower, logit = _parts(detector)
+    clip, layers = detector.clip, len(tower.encoder.layers)
+    if blocks is not None and not 1 <= blocks <= layers:
+        raise UserError(f"blocks must lie between 1 and the tower's {layers}, got {blocks}")
+    first, side = layers - (blocks or layers), round((clip.tokens - 1) ** 0.5)
+    heads = tower.encoder.layers[0].self_attn.num_heads
+    step, read = max(1, CELLS // (heads * clip.tokens**2 * (layers - first))), clip.pixel_reader(view)
+    found = np.empty((len(view), side * side), np.float32)
+    for start in range(0, len(view), step):
+        rows = np.arange(start, min(start + step, len(view)))
+        found[rows] = _relevance(tower, logit, read(rows), first)[:, 1:].cpu().numpy()
+    return found.reshape(-1, side, side)
+
+
+def _parts(detector) -> tuple[nn.Module, Callable[[torch.Tensor], torch.Tensor]]:
+    """The image tower of a detector, and what makes a logit of fake (n,) of its pooled feature (n, width)."""
+    if isinstance(model := getattr(detector, "model", None), nn.Module) and hasattr(model, "tower"):
+        tower = model.tower.get_base_model() if hasattr(model.tower, "get_base_model") else model.tower
+        return tower, lambda pooled: model.head(pooled).squeeze(-1)
+    if hasattr(detector, "weight"):  # a probe
+        clip = detector.clip.model
+        weight = torch.as_tensor(detector.weight, dtype=torch.float32, device=detector.clip.device)  # (dim,)
+        if detector.card["options"]["features"] == "pooled":
+            return clip.vision_model, lambda pooled: pooled @ weight
+        project = clip.visual_projection
+        return clip.vision_model, lambda pooled: nn.functional.normalize(project(pooled), dim=-1) @ weight
+    raise UserError(f"a detector of the kind {type(detector).__name__} has no image tower and no maps of its own")
+
+
+def _relevance(tower: nn.Module, logit: Callable, pixels: torch.Tensor, first: int) -> torch.Tensor:
+    """The class token's row (n, tokens) of R, from block `first` on."""
+    with torch.enable_grad():
+        hidden, attentions = enter(tower, pixels, first).detach().requires_grad_(), []
+        for layer in tower.encoder.layers[first:]:
+            hidden, attention = attend(layer, hidden)
+            attentions.append(attention)
+        gradients = torch.autograd.grad(logit(tower.post_layernorm(hidden[:, 0])).sum(), attentions)
+    row = torch.zeros(hidden.shape[:2], device=hidden.device)
+    row[:, 0] = 1
+    for attention, gradient in zip(reversed(attentions), reversed(gradients), strict=True):
+        carried = (attention.detach() * gradient).clamp(min=0).mean(dim=1)  # (n, tokens, tokens)
+        row = row + torch.einsum("nq,nqk->nk", row, carried)
+    return row
+
+
+def attend(layer: nn.Module, hidden: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """What leaves a block, (n, tokens, width) as what enters it, and its attention (n, heads, tokens, tokens)."""
+    block, normed = layer.self_attn, layer.layer_norm1(hidden)
+    query, key, value = (
+        projection(normed).unflatten(-1, (block.num_heads, block.head_dim)).transpose(1, 2)  # (n, heads, tokens, dim)
+        for projection in (block.q_proj, block.k_proj, block.v_proj))
+    attention = (query @ key.transpose(-1, -2) * block.scale).softmax(dim=-1)
+    hidden = hidden + block.out_proj((attention @ value).transpose(1, 2).flatten(2))
+    return hidden + layer.mlp(layer.layer_norm2(hidden)), attention
