@@ -33,25 +33,37 @@ class Model:
     method: str
     trains: str
     options: Mapping = field(default_factory=dict)
+    runs: bool = True
 
 
-def models(*, lora: Mapping, epochs: int, batch: int, frames: int, tuning: Mapping) -> dict[str, Model]:
-    """The models of the chapter, in the order of its table; `tuning` maps a method to its learning rate."""
-    fitting = {"epochs": epochs, "batch": batch}
-    rated = {method: fitting | {"learning_rate": rate} for method, rate in tuning.items()}
+def models(*, lora: Mapping, fitting: Mapping, frames: int, endpoint: str = "", model: str = "",
+           most_calls: int = 200) -> dict[str, Model]:
+    """The models of the chapter, in the order of its table.
+
+    `fitting`: epochs and batch of what trains by gradients; learning rates are the methods' own, the papers'. The
+    multimodal model runs where an `endpoint` is given.
+    """
+    asked = {"base_url": endpoint, "model": model, "most_calls": most_calls}
     return {
         "linear probe": Model("probe", "a logistic regression"),
-        LORA: Model("lora", "low-rank matrices at q and v, a head", {**lora}),
-        "LN-tuning": Model("layernorm", "gains and biases of the layer norms, a head", rated["layernorm"]),
-        "prompt tuning": Model("prompt", "context vectors of two prompts", rated["prompt"]),
-        "reprogramming": Model("reprogram", "a border around the picture", rated["reprogram"]),
+        LORA: Model("lora", "low-rank matrices at q and v, a head", {**fitting, **lora}),
+        "LN-tuning": Model("layernorm", "gains and biases of the layer norms, a head", fitting),
+        "prompt tuning": Model("prompt", "context vectors of two prompts"),
+        "reprogramming": Model("reprogram", "a border around the picture", fitting),
         "components": Model("components", "a decoder beside the tower",
-                            {"learning_rate": tuning["components"], "epochs": epochs, "frames_per_clip": frames}),
+                            {"epochs": fitting["epochs"], "frames_per_clip": frames}),
         "zero-shot": Model("zero_shot", "nothing"),
+        "multimodal": Model("multimodal", "nothing" if endpoint else "not run", asked, bool(endpoint)),
         "always fake": Model("trivial", "nothing", {"kind": "constant"}),
         "lost frames": Model("trivial", "nothing", {"kind": "missingness"}),
         "sharpness": Model("trivial", "slope and intercept", {"kind": "sharpness"}),
     }
+
+
+def trials(bench, parts: Mapping[str, pd.DataFrame], chosen: Mapping[str, Model], *, seed: int) -> dict[tuple, object]:
+    """Fit every model that runs on every split: (name of the split, model) -> `Trial`."""
+    return {(split, name): bench.trial(model.method, table, seed=seed, **model.options)
+            for name, model in chosen.items() if model.runs for split, table in parts.items()}
 
 
 def both_splits(bench, train_on: str, test_on: Sequence[str], seed: int) -> dict[str, pd.DataFrame]:
@@ -63,8 +75,8 @@ def both_splits(bench, train_on: str, test_on: Sequence[str], seed: int) -> dict
 
 
 def swapped(model: Model, words: tuple[str, str]) -> Model:
-    """The same text method, its `words` of the real and the fake class exchanged: what does the wording carry?"""
-    return replace(model, trains=f"{model.trains}, words swapped", options={**model.options, "words": words[::-1]})
+    """The same text method with its words of the real and the fake class exchanged."""
+    return replace(model, options={**model.options, "words": words[::-1]})
 
 
 def thinned(view: CropView, frames: int) -> CropView:
@@ -80,7 +92,7 @@ def table(trials: Mapping, fakes: Sequence[str], *, level: float = 0.95, draws: 
 
     `trials`: (name of the split, model) -> `Trial`. Each kind of fakes is held against all reals of the test part.
     EER and balanced accuracy are those of videos; the threshold comes from validation. Splits that test no video of
-    a kind have no row for it.
+    a kind have no row for it; crops without a score (NaN: not asked, no answer) are left out.
     """
     rows = []
     for (split, model), trial in trials.items():
@@ -88,12 +100,12 @@ def table(trials: Mapping, fakes: Sequence[str], *, level: float = 0.95, draws: 
             test = _against(trial.scores, kind)
             if test["label"].nunique() == 2:
                 rows.append({"split": split, "fakes": kind, "model": model, "trained": trial.detector.trainable}
-                            | _measured(test, trial.scores.query("part == 'validation'"), level, draws))
+                            | _measured(test, trial.scores.query("part == 'validation'").dropna(subset="score"), level, draws))
     return pd.DataFrame(rows)
 
 
 def _against(scores: pd.DataFrame, kind: str) -> pd.DataFrame:
-    return scores[(scores["part"] == "test") & scores["method"].isin(["real", kind])]
+    return scores[(scores["part"] == "test") & scores["method"].isin(["real", kind]) & scores["score"].notna()]
 
 
 def _measured(test: pd.DataFrame, validation: pd.DataFrame, level: float, draws: int) -> dict:
@@ -114,8 +126,9 @@ def differences(trials: Mapping, fakes: Sequence[str], *, reference: str = LORA,
     for (split, model), trial in trials.items():
         for kind in fakes if model != reference else ():
             first, second = (metrics.to_videos(_against(of.scores, kind)) for of in (trial, trials[split, reference]))
-            if first["label"].nunique() == 2:
-                found = compare.compare(first.label, first.score, second.score, first.group, level=level, draws=draws)
+            both = first.merge(second, on=metrics.VIDEO, suffixes=("", "_other"), validate="one_to_one")
+            if both["label"].nunique() == 2:
+                found = compare.compare(both.label, both.score, both.score_other, both.group, level=level, draws=draws)
                 rows.append({"split": split, "fakes": kind, "model": model} | found)
     return pd.DataFrame(rows)
 
@@ -142,6 +155,17 @@ def milliseconds(detector, view: CropView, count: int = TIMED) -> float:
         started = time.perf_counter()
         detector.score(some)
     return 1000 * (time.perf_counter() - started) / len(some)
+
+
+def costs(trials: Mapping, split: str, view: CropView) -> pd.DataFrame:
+    """What each model cost on one split: seconds of training and of scoring its parts, milliseconds a crop.
+
+    Trainings share the cached activations of frozen blocks, scoring a crop shares nothing. An answer that is asked for
+    elsewhere is not timed again.
+    """
+    rows = {model: {"seconds": trial.seconds, "ms": np.nan if model == "multimodal" else milliseconds(trial.detector, view)}
+            for (name, model), trial in trials.items() if name == split}
+    return pd.DataFrame(rows).T.rename_axis("model")
 
 
 def few_shot(bench, parts: pd.DataFrame, chosen: Mapping[str, Model], kind: str, *, pairs: Sequence[int], draws: int,

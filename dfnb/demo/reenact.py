@@ -35,7 +35,7 @@ class ReenactStrength:
 class Face2FaceStrength:
     """How visible a Face2Face is. The texture is the dial that matters."""
 
-    texture: float = 0.35   # share of the pixels along a side that the model's texture keeps; 1 loses nothing
+    texture: float = 0.3    # share of the pixels along a side that the model's texture keeps; 1 loses nothing
     light: float = 0.08     # largest relative error of the fitted light at the face's edge, drawn in each frame
     misfit: float = 0.7     # pixels, standard deviation of the tracked face's shift in each frame
     feather: float = 1.5    # pixels, half the width of the seam; 0 is a hard edge, larger hides it
