@@ -14,9 +14,9 @@ from dfnb.clip import Clip
 CARD, ADAPTER = "detector.json", "adapter"
 
 
-def card(method: str, clip: Clip, trainable: int, history: list[dict], **options) -> dict:
-    """What a detector says of itself: its method, the CLIP it was fitted on, its options and its history."""
-    base = {"name": clip.name, "fingerprint": clip.fingerprint, "size": clip.size}
+def card(method: str, clip: Clip | None, trainable: int, history: list[dict], **options) -> dict:
+    """What a detector says of itself: its method, the CLIP it was fitted on if any, its options and its history."""
+    base = clip and {"name": clip.name, "fingerprint": clip.fingerprint, "size": clip.size}
     return {"method": method, "base": base, "trainable": trainable, "options": options, "history": history}
 
 
@@ -37,20 +37,20 @@ def write_adapter(folder: Path, tower) -> None:
     paths.atomic_write(adapter / "adapter_model.safetensors", weights)
 
 
-def read_card(folder: Path, method: str, clip: Clip) -> dict:
-    """The card of a saved detector, after checking that it is of this method and of this CLIP."""
+def read_card(folder: Path, method: str, clip: Clip | None) -> dict:
+    """The card of a saved detector, after checking that it is of this method and of this CLIP (None: of none)."""
     path = Path(folder) / CARD
     if not path.is_file():
         raise UserError(f"{folder} holds no detector: {CARD} is missing; give the folder that `save` wrote")
     try:
         content = json.loads(path.read_text())
         made_by, base = content["method"], content["base"]
-        known = base["name"], base["fingerprint"]
+        known = (base["name"], base["fingerprint"]) if clip else None
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"{path} is not a detector's card: {error!r}") from error
     if made_by != method:
         raise UserError(f"{folder} holds a {made_by!r} detector, not {method!r}; load it as {made_by!r}")
-    if known[1] != clip.fingerprint:
+    if clip and known[1] != clip.fingerprint:
         raise UserError(
             f"{folder} was fitted on the CLIP {known[0]!r} ({known[1]}), "
             f"this is {clip.name!r} ({clip.fingerprint}); load that one"

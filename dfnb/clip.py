@@ -4,7 +4,7 @@ import copy
 import functools
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -161,6 +161,19 @@ class Clip:
         """Pooled features (n, width) of the frozen tower."""
         return leave(self.model.vision_model, enter(self.model.vision_model, pixels, 0), 0)
 
+    @torch.no_grad()
+    def traces(self, pixels: torch.Tensor) -> Iterator[tuple[torch.Tensor, ...]]:
+        """Block by block what `trace` reads of the patches, without the class token, as float32.
+
+        Never kept on disk: of one crop it is 4 * layers * (tokens - 1) * width values (1.2 MB in the tiny CLIP).
+        """
+        with self.precision():
+            hidden = enter(self.model.vision_model, pixels, 0)
+        for layer in self.model.vision_model.encoder.layers:
+            with self.precision():  # closed before the block is handed out, or the reader's sums would be bfloat16
+                *attended, hidden = trace(layer, hidden)
+            yield *(tokens[:, :, 1:].float() for tokens in attended), hidden[:, 1:].float()
+
     def pixel_reader(self, view) -> Reader:
         """Rows of a view to normalised pixels (n, 3, size, size); `flip` (n,) bool mirrors them."""
         held = None
@@ -303,3 +316,15 @@ def class_token(layer: nn.Module, hidden: torch.Tensor) -> torch.Tensor:
     told = F.scaled_dot_product_attention(query, key, value, scale=attention.scale)  # (n, heads, 1, width / heads)
     token = hidden[:, 0] + attention.out_proj(told.flatten(1))
     return token + layer.mlp(layer.layer_norm2(token))
+
+
+def trace(layer: nn.Module, hidden: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    """Queries, keys and values (n, heads, tokens, width / heads) of a block, and what leaves it (n, tokens, width)."""
+    attention, normed = layer.self_attn, layer.layer_norm1(hidden)
+    query, key, value = (
+        projection(normed).unflatten(-1, (attention.num_heads, attention.head_dim)).transpose(1, 2)
+        for projection in (attention.q_proj, attention.k_proj, attention.v_proj)
+    )
+    told = F.scaled_dot_product_attention(query, key, value, scale=attention.scale).transpose(1, 2)
+    hidden = hidden + attention.out_proj(told.flatten(2))
+    return query, key, value, hidden + layer.mlp(layer.layer_norm2(hidden))

@@ -11,11 +11,12 @@ from dfnb import paths
 
 ROOMS = ["paths", "arrays", "profiles", "metrics", "stats", "compare", "power", "reported", "corpora", "identity",
          "splits", "arms", "video", "faces", "cropping", "crops", "perturb", "pointing", "controls", "clip", "cards",
-         "training", "methods", "relevance", "chapters", "ledger", "runs", "workbench", "dials", "leakage", "related",
-         "study", "executors", "cells", "sweeps", "plots", "scorefile", "evaluate", "tables", "cli"]
+         "training", "footage", "endpoint", "methods", "relevance", "chapters", "ledger", "runs", "workbench", "dials",
+         "leakage", "related", "study", "executors", "cells", "sweeps", "plots", "scorefile", "evaluate", "tables", "cli"]
 ONLY_IN = {  # a library that must be replaceable lives in one room
     "transformers": {"clip", "demo"}, "papermill": {"study"}, "jupytext": {"study"}, "dlib": {"faces"},
     "peft": {"methods"}, "av": {"video", "demo"}, "typer": {"cli"}, "seaborn": {"plots"},
+    "openai": {"endpoint"},
 }
 PACKAGE = paths.ROOT / "dfnb"
 FILES = sorted(path for path in PACKAGE.rglob("*.py") if path.name != "__init__.py" or path.parent != PACKAGE)

@@ -8,7 +8,18 @@ from typing import Protocol
 
 import numpy as np
 
-from dfnb.methods import full, layernorm, lora, probe, prompt, reprogram, trivial, zero_shot
+from dfnb.methods import (
+    components,
+    full,
+    layernorm,
+    lora,
+    multimodal,
+    probe,
+    prompt,
+    reprogram,
+    trivial,
+    zero_shot,
+)
 
 METHODS = {
     "probe": probe,
@@ -17,7 +28,9 @@ METHODS = {
     "layernorm": layernorm,
     "prompt": prompt,
     "reprogram": reprogram,
+    "components": components,
     "zero_shot": zero_shot,
+    "multimodal": multimodal,
     "trivial": trivial,
 }
 
