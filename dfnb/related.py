@@ -6,6 +6,7 @@ it can be repeated without training again.
 
 import contextlib
 import copy
+import itertools
 import os
 import tempfile
 import time
@@ -99,8 +100,9 @@ def table(trials: Mapping, fakes: Sequence[str], *, level: float = 0.95, draws: 
         for kind in fakes:
             test = _against(trial.scores, kind)
             if test["label"].nunique() == 2:
+                validation = trial.scores.query("part == 'validation'").dropna(subset="score")
                 rows.append({"split": split, "fakes": kind, "model": model, "trained": trial.detector.trainable}
-                            | _measured(test, trial.scores.query("part == 'validation'").dropna(subset="score"), level, draws))
+                            | _measured(test, validation, level, draws))
     return pd.DataFrame(rows)
 
 
@@ -190,15 +192,18 @@ def robustness(detectors: Mapping[str, object], view: CropView, *, seed: int = 0
     """Frame and video AUC of each detector on reals and fakes perturbed alike: model, kind, strength, amount, AUCs."""
     rows = []
     for kind in kinds:
-        for strength, amount in enumerate(perturb.KINDS[kind].names()):
-            changed = perturb.apply(view, kind, strength, seed)
-            with scratch():
-                for name, detector in detectors.items():
-                    test = changed.frames.assign(score=detector.score(changed))
-                    videos = metrics.to_videos(test)
-                    rows.append({"model": name, "kind": kind, "strength": strength, "amount": amount,
-                                 "frame_AUC": metrics.auc(test.label, test.score),
-                                 "video_AUC": metrics.auc(videos.label, videos.score)})
+        names = perturb.KINDS[kind].names()
+        changed = [perturb.apply(view, kind, strength, seed) for strength in range(len(names))]
+        frames = pd.concat([each.frames.assign(strength=at) for at, each in enumerate(changed)])
+        whole = CropView.of_arrays(np.concatenate([each.images() for each in changed]), frames)
+        with scratch():
+            scores = {name: detector.score(whole) for name, detector in detectors.items()}
+        for name, strength in itertools.product(detectors, range(len(names))):
+            test = whole.frames.assign(score=scores[name])[whole.frames["strength"] == strength]
+            videos = metrics.to_videos(test)
+            rows.append({"model": name, "kind": kind, "strength": strength, "amount": names[strength],
+                         "frame_AUC": metrics.auc(test.label, test.score),
+                         "video_AUC": metrics.auc(videos.label, videos.score)})
     return pd.DataFrame(rows)
 
 
@@ -212,7 +217,7 @@ def forgetful(detector, seed: int = 0):
     heads = network.head if hasattr(network, "head") else network.heads
     with torch.no_grad():
         for value in heads.parameters():
-            value.copy_(torch.randn(value.shape, generator=generator) * value.std().nan_to_num(1.0))
+            value.copy_(torch.randn(value.shape, generator=generator) * value.std(unbiased=False))
     return other
 
 
