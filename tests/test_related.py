@@ -7,8 +7,9 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+import yaml
 
-from dfnb import paths, perturb, related, reported
+from dfnb import paths, perturb, related, reported, workbench
 from dfnb.crops import CropView
 
 
@@ -143,17 +144,16 @@ def test_models_name_what_they_train_and_the_multimodal_one_waits_for_an_endpoin
     assert related.swapped(off["zero-shot"], ("real", "fake")).options == {"words": ("fake", "real")}
 
 
-@pytest.fixture
-def bench(corpus, clip_folder, tmp_path, monkeypatch):
-    import yaml
-
-    from dfnb import workbench
-
-    profile = {"corpus": {"root": str(corpus)}, "crops": {"frames": 2, "size": 64}, "clip": str(clip_folder)}
-    (tmp_path / "mine.yaml").write_text(yaml.safe_dump(profile))
-    monkeypatch.setenv("DFNB_PARAMS", str(tmp_path))
-    monkeypatch.setenv("DFNB_CACHE", str(tmp_path / "cache"))
-    return workbench.open("mine", progress=False)
+@pytest.fixture(scope="module")
+def bench(corpus, clip_folder, tmp_path_factory):
+    """A profile of its own that names the corpus and the CLIP of the fixtures, two crops a video."""
+    place, settings = tmp_path_factory.mktemp("bench"), {"root": str(corpus)}
+    profile = {"corpus": settings, "crops": {"frames": 2, "size": 64}, "clip": str(clip_folder)}
+    (place / "mine.yaml").write_text(yaml.safe_dump(profile))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("DFNB_PARAMS", str(place))
+        patch.setenv("DFNB_CACHE", str(place / "cache"))
+        yield workbench.open("mine", progress=False)
 
 
 def test_both_splits_train_on_one_manipulation_alone(bench):

@@ -18,7 +18,11 @@ from dfnb.demo.swap import at_least_zero, blend, coarse, recolour, share
 
 @dataclass(frozen=True)
 class DeepfakesStrength:
-    """How visible a learned swap is. The bottleneck is the dial that matters."""
+    """How visible a learned swap is. The bottleneck is the dial that matters.
+
+    It was chosen as `reenact.Face2FaceStrength.texture` was, on the same worlds: at 0.3 the AUC is .84 and .84,
+    between those of FaceSwap and NeuralTextures.
+    """
 
     bottleneck: float = 0.3    # share of the pixels along a side that survive; 1 loses nothing
     expression: float = 0.8    # share of the target's mouth, smile and blink that comes through the encoder

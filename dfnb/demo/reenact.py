@@ -33,7 +33,12 @@ class ReenactStrength:
 
 @dataclass(frozen=True)
 class Face2FaceStrength:
-    """How visible a Face2Face is. The texture is the dial that matters."""
+    """How visible a Face2Face is. The texture is the dial that matters.
+
+    It was chosen on worlds 311 and 312 (24 people, 6 frames each) among 0.3, 0.45 and 0.6, to be as visible as the
+    first two kinds: a logistic regression on local sharpness energies, asked about people it has not met, finds it
+    at an AUC of .86 and .85, FaceSwap at .80 and .78, NeuralTextures at .94 and .86 (0.45: .70 and .68).
+    """
 
     texture: float = 0.3    # share of the pixels along a side that the model's texture keeps; 1 loses nothing
     light: float = 0.08     # largest relative error of the fitted light at the face's edge, drawn in each frame
