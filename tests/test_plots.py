@@ -89,7 +89,7 @@ def test_cost_shows_every_model_free_ones_too(ax):
 def test_every_draw_of_few_pairs_is_a_point_and_the_mean_a_line(ax):
     rows = pd.DataFrame({"model": "a", "pairs": [10, 10, 25, 25], "draw": [0, 1, 0, 1], "frame_AUC": [0.5, 0.7, 0.8, 0.6]})
     plots.few_shot(rows, ax)
-    drawn = {line.get_label(): line.get_ydata().tolist() for line in ax.lines}
+    drawn = {line.get_label(): list(line.get_ydata()) for line in ax.lines}
     assert [0.5, 0.7, 0.8, 0.6] in drawn.values() and drawn["a"] == pytest.approx([0.6, 0.7])
     assert [text.get_text() for text in ax.get_xticklabels()] == ["10", "25"]
 
@@ -100,7 +100,7 @@ def test_each_perturbation_has_its_panel():
     figure, axes = plt.subplots(1, 2)
     plots.strengths(rows, axes)
     assert [ax.get_title() for ax in axes] == ["blur: 1 units to 2 units", "noise: 1 units to 2 units"]
-    assert axes[1].lines[0].get_ydata().tolist() == pytest.approx([1, 0.9, 0.8])
+    assert list(axes[1].lines[0].get_ydata()) == pytest.approx([1, 0.9, 0.8])
     plt.close(figure)
 
 
