@@ -190,16 +190,17 @@ def few_shot(bench, parts: pd.DataFrame, chosen: Mapping[str, Model], kind: str,
 def robustness(detectors: Mapping[str, object], view: CropView, *, seed: int = 0,
                kinds: Sequence[str] = tuple(perturb.KINDS)) -> pd.DataFrame:
     """Frame and video AUC of each detector on reals and fakes perturbed alike: model, kind, strength, amount, AUCs."""
+    untouched = {name: detector.score(view) for name, detector in detectors.items()}
     rows = []
     for kind in kinds:
         names = perturb.KINDS[kind].names()
-        changed = [perturb.apply(view, kind, strength, seed) for strength in range(len(names))]
-        frames = pd.concat([each.frames.assign(strength=at) for at, each in enumerate(changed)])
-        whole = CropView.of_arrays(np.concatenate([each.images() for each in changed]), frames)
+        changed = [perturb.apply(view, kind, strength, seed) for strength in range(1, len(names))]
+        whole = CropView.of_arrays(np.concatenate([each.images() for each in changed]),
+                                   pd.concat([each.frames for each in changed]))
         with scratch():
-            scores = {name: detector.score(whole) for name, detector in detectors.items()}
+            scores = {name: np.split(detector.score(whole), len(changed)) for name, detector in detectors.items()}
         for name, strength in itertools.product(detectors, range(len(names))):
-            test = whole.frames.assign(score=scores[name])[whole.frames["strength"] == strength]
+            test = view.frames.assign(score=[untouched[name], *scores[name]][strength])
             videos = metrics.to_videos(test)
             rows.append({"model": name, "kind": kind, "strength": strength, "amount": names[strength],
                          "frame_AUC": metrics.auc(test.label, test.score),

@@ -46,7 +46,7 @@ most_calls = 200  # upper bound of the questions asked there
 pairs = "10 25 50 100"  # real/fake pairs in few-shot training, as many as the corpus has
 few_draws = 5  # draws of pairs
 few_steps = 30  # gradient steps in few-shot training, the same for any number of pairs
-robust_frames = 2  # crops a video in the robustness test
+robust_frames = 1  # crops a video in the robustness test
 looked = 6  # videos of each kind in which the relevance maps are held against the masks; 0 leaves it out
 level = 0.95  # confidence level of the intervals
 draws = 1000  # bootstrap draws
@@ -99,7 +99,7 @@ measured = related.table(trials, [train_on, *unseen], **interval)
 main = measured.query("split == 'study' and fakes == @test_on").set_index("model").reindex(list(models))
 main.insert(0, "trains", [row.trains for row in models.values()])
 shown = ["trains", "trained", "frame_AUC", "frame_low", "frame_high", "video_AUC", "video_low", "video_high", "EER", "balanced"]
-main[shown].round(3)
+main[shown].astype({"trained": "Int64"}).round(3)
 
 # %% [markdown]
 # What it costs on this machine: seconds for training and scoring (cached activations are shared), and milliseconds to score one crop with nothing cached.
