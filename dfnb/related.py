@@ -176,6 +176,7 @@ def few_shot(bench, parts: pd.DataFrame, chosen: Mapping[str, Model], kind: str,
 
     Draws of one number lie inside the same draws of a larger one. Numbers that the training part has not are left out.
     """
+    parts = parts[(parts["part"] != "test") | parts["method"].isin(["real", kind])]
     there, rows = len(splits.training_pairs(parts, bench.videos)), []
     for name, model in chosen.items():
         for count, draw in ((count, draw) for count in pairs if count <= there for draw in range(draws)):
