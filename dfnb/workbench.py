@@ -8,7 +8,7 @@ from functools import cached_property
 import numpy as np
 import pandas as pd
 
-from dfnb import UserError, arms, corpora, crops, domain, ledger, metrics, paths, profiles, runs, splits
+from dfnb import UserError, arms, corpora, crops, domain, ledger, metrics, paths, pointing, profiles, runs, splits
 from dfnb import clip as clips
 from dfnb.cards import CARD
 from dfnb.methods import METHODS, Detector
@@ -124,7 +124,8 @@ def index(settings: profiles.Profile, *, progress: bool = True) -> pd.DataFrame:
         from dfnb.demo import corpus
 
         kinds = tuple(settings.corpus.methods)
-        corpus.make(settings.folder, **settings.demo.model_dump(), kinds=kinds, progress=progress)
+        corpus.make(settings.folder, **settings.demo.model_dump(), kinds=kinds, videos=settings.corpus.videos,
+                    progress=progress)
     return _grouped(corpora.index(settings.folder, **settings.corpus.index), settings)
 
 
@@ -178,6 +179,23 @@ def _crops(videos: pd.DataFrame, settings: profiles.Profile, progress: bool) -> 
     """The crops of some videos; the corpus's own parts stay behind, a split gives its own."""
     videos = videos.drop(columns="part", errors="ignore")
     return crops.build(videos, **settings.crops.model_dump(), progress=progress)
+
+
+def masks(bench: Bench, view: crops.CropView) -> np.ndarray:
+    """How much of each pixel of the fake crops of a view is new: uint8 (n, size, size), 0 .. 255.
+
+    The demo world makes its fakes once more for this, about half a second a video. Reals are black. UserError for
+    a corpus that is not the demo's: nobody knows what was changed there to the pixel.
+    """
+    if not bench.profile.demo:
+        raise UserError(f"masks are known in the demo world only, the profile {bench.profile.name} has another corpus")
+    from dfnb.demo import corpus
+
+    found = np.zeros((len(view), view.size, view.size), np.uint8)
+    for (method, name), rows in view.frames[view.labels == 1].groupby(["method", "video"]):
+        whole = corpus.masks(bench.profile.folder, method, name)  # (frames, h, w)
+        found[rows.index] = pointing.crop_masks(whole, rows, size=view.size, margin=bench.profile.crops.margin)
+    return found
 
 
 def planted(profile: profiles.Profile, amplitude: float, *, identities: int, frames: int, seed: int | None = None,

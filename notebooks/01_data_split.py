@@ -51,8 +51,8 @@ summary = bench.videos.groupby("method", sort=False).agg(
 summary
 
 # %% [markdown]
-# Each column below is one person: the real video, the same scene with a swapped face, and the same person with another one's mouth movements. These
-# crops are all that a detector gets.
+# Each column below is one person: the real video, the same scene with a swapped face, and the same person with another one's mouth movements. Where the
+# profile has more manipulations, they follow; only chapter 6 tests them. These crops are all that a detector gets.
 
 # %%
 reals = bench.videos[bench.videos.label == 0].video.head(shown)
