@@ -132,7 +132,8 @@ def differences(trials: Mapping, fakes: Sequence[str], *, reference: str = LORA,
             both = first.merge(second, on=metrics.VIDEO, suffixes=("", "_other"), validate="one_to_one")
             if both["label"].nunique() == 2:
                 found = compare.compare(both.label, both.score, both.score_other, both.group, level=level, draws=draws)
-                rows.append({"split": split, "fakes": kind, "model": model} | found)
+                names = {"split": split, "fakes": kind, "model": model, "videos": found["fakes"]}
+                rows.append(found | names)  # `compare` counts in "fakes" what is named here
     return pd.DataFrame(rows)
 
 

@@ -44,9 +44,9 @@ ForensicsAdapter        | CVPR 2025                 | FF++ c23                 |
 SBI                     | CVPR 2022                 | FF++ c23                 | Celeb-DF v2      | video | 0.929
 Xception                | DeepfakeBench             | FF++ c23                 | Celeb-DF v2      | frame | 0.737
 Xception                | DeepfakeBench             | one FF++ method          | another one      |       | 0.597
-linear probe, ViT-B/32  | a run of this study       | FaceSwap c40             | NeuralTextures   | frame | 0.603
-LoRA, ViT-B/32          | a run of this study       | FaceSwap c40             | NeuralTextures   | frame | 0.866
-LoRA, ViT-B/32          | a run of this study       | FaceSwap c40             | Face2Face        | frame | 0.297
+linear probe, ViT-B/32  | a published run           | FaceSwap c40             | NeuralTextures   | frame | 0.603
+LoRA, ViT-B/32          | a published run           | FaceSwap c40             | NeuralTextures   | frame | 0.866
+LoRA, ViT-B/32          | a published run           | FaceSwap c40             | Face2Face        | frame | 0.297
 prompt tuning           | Khan, Dang-Nguyen 2024    |                          |                  |       |
 reprogramming (RepDFD)  | arXiv 2409.02664          |                          |                  |       |
 components (DFD-FCG)    | arXiv 2404.05583          |                          |                  |       |

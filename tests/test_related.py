@@ -52,6 +52,7 @@ def test_a_difference_is_paired_and_the_reference_has_none():
     trials = {("s", "LoRA"): noisy, ("s", "same"): noisy, ("s", "sure"): trial([0.1], [0.9], [0.9])}
     rows = related.differences(trials, ["A"], draws=200).set_index("model")
     assert rows.index.tolist() == ["same", "sure"]
+    assert rows[["split", "fakes", "reals", "videos"]].to_numpy().tolist() == [["s", "A", 20, 20]] * 2
     assert rows.loc["same", "difference"] == 0
     assert rows.loc["sure", "difference"] == pytest.approx(1 - rows.loc["sure", "AUC_second"])
 
