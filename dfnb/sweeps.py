@@ -55,8 +55,9 @@ def run(
     if wanted:
         if not (scheduler or executor):
             workers, threads = executors.shares(workers, threads, len(wanted))
+        options = {"threads": threads, "forked": not (scheduler or executor)}  # a process of the pool does one at a time
         with _engine(workers, scheduler, executor) as engine:
-            _Batch(profile, engine, {"threads": threads}, progress or (lambda line: None), deque(wanted),
+            _Batch(profile, engine, options, progress or (lambda line: None), deque(wanted),
                    len(wanted), retry_failed, first_alone=not _has_crops(settings)).run()
     return [row(cell) for cell in cells]
 

@@ -11,8 +11,8 @@ from dfnb import paths
 
 ROOMS = ["paths", "arrays", "profiles", "metrics", "stats", "compare", "power", "reported", "corpora", "identity",
          "splits", "arms", "video", "faces", "cropping", "crops", "controls", "clip", "cards", "training", "methods",
-         "chapters", "ledger", "runs", "workbench", "dials", "leakage", "study", "executors", "cells", "sweeps", "plots",
-         "scorefile", "evaluate", "tables", "cli"]
+         "chapters", "ledger", "runs", "workbench", "dials", "leakage", "kernels", "study", "executors", "cells", "sweeps",
+         "plots", "scorefile", "evaluate", "tables", "cli"]
 ONLY_IN = {  # a library that must be replaceable lives in one room
     "transformers": {"clip", "demo"}, "papermill": {"study"}, "jupytext": {"study"}, "dlib": {"faces"},
     "peft": {"methods"}, "av": {"video", "demo"}, "typer": {"cli"}, "seaborn": {"plots"},
