@@ -137,9 +137,9 @@ def _become_kernel(arguments: list[str], environment: dict[str, str], folder: st
     die_with_parent()
     os.setsid()  # Ctrl-C in the terminal is the runner's affair
     os.environ.clear()
-    os.environ.update(environment | {"JPY_PARENT_PID": str(os.getppid())})
+    os.environ.update(environment)
     os.chdir(folder)
-    sys.argv = [LAUNCHER, *arguments]
+    sys.argv = [LAUNCHER, *arguments, f"--IPKernelApp.parent_handle={os.getppid()}"]
     runpy.run_module(LAUNCHER, run_name="__main__", alter_sys=True)
 
 

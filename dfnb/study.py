@@ -39,18 +39,20 @@ class StudyFailed(UserError):
 # ------------------------------------------------------------------- chapters in order
 def run(
     profile: str, only: Sequence[str] | None = None, force: bool = False, progress: Say | None = None,
-    *, notebooks: Path | None = None, source: Path | None = None,
+    *, notebooks: Path | None = None, source: Path | None = None, before: Callable[[str], None] | None = None,
 ) -> Path | None:
     """Run what is not done of a profile's chapters, then build the book; returns its first page.
 
-    `only` names chapters (03 is enough of 03_lora_training) and leaves the book alone; `force` repeats what
-    is done. `progress` is told one line at a time. Raises UserError for what cannot start, StudyFailed for
-    what did not end.
+    `only` names chapters (03 is enough of 03_lora_training) and leaves the book alone; `force` repeats
+    chapters that are done. `progress` is told one line at a time; `before` is told the name of each chapter
+    and does what that one needs. Raises UserError for what cannot start, StudyFailed for what did not end.
     """
     say, settings = progress or (lambda line: None), profiles.load(profile)
     every = _chapters(notebooks)
     _check_names(settings, every)
     for notebook in [find(name, every) for name in only] if only else every:
+        if before:
+            before(notebook.stem)
         execute(notebook, settings, {}, force=force, progress=progress)
     if only:
         return None
@@ -126,7 +128,7 @@ def find(name: str, every: list[Path] | None = None) -> Path:
 
 def _check_names(profile: profiles.Profile, every: list[Path]) -> None:
     """Complain before the first chapter runs, not hours later."""
-    for name in profile.notebooks:
+    for name in [*profile.notebooks, *(sweep.chapter for sweep in profile.sweeps.values() if sweep.chapter)]:
         find(name, every)
     for notebook in every:
         chapters.chapter_parameters(notebook, profile)

@@ -12,7 +12,7 @@ from dfnb import paths
 ROOMS = ["paths", "arrays", "profiles", "metrics", "stats", "compare", "power", "reported", "corpora", "identity",
          "splits", "arms", "video", "faces", "cropping", "crops", "controls", "clip", "cards", "training", "methods",
          "chapters", "ledger", "runs", "workbench", "dials", "leakage", "kernels", "study", "executors", "cells", "sweeps",
-         "plots", "scorefile", "evaluate", "tables", "cli"]
+         "plots", "sweep_plots", "scorefile", "evaluate", "tables", "ablations", "cli"]
 ONLY_IN = {  # a library that must be replaceable lives in one room
     "transformers": {"clip", "demo"}, "papermill": {"study"}, "jupytext": {"study"}, "dlib": {"faces"},
     "peft": {"methods"}, "av": {"video", "demo"}, "typer": {"cli"}, "seaborn": {"plots"},
