@@ -36,7 +36,7 @@ def heat_maps(grid: pd.DataFrame, parts: Sequence[str] = ("validation", "test"))
             ax.set_title(f"{part}, dropout {dropout:g}", fontsize=9)
             ax.grid(False)
         line[0].set_ylabel("rank")
-        figure.colorbar(image, ax=line, label="video AUC", shrink=0.9)
+    figure.colorbar(image, ax=axes, label="video AUC", shrink=0.6)
     for ax in axes[-1]:
         ax.set_xlabel("alpha")
     return figure

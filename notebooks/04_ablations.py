@@ -170,7 +170,7 @@ plt.show()
 # %%
 figure, axes = plt.subplots(1, 2, figsize=(10, 3.6))
 sweep_plots.scatter(table, "trainable", "test", axes[0], by="blocks", labels=("trained values", "test AUC (videos)"))
-axes[0].set_xscale("log")
+axes[0].xaxis.set_major_formatter("{x:,.0f}")
 sweep_plots.scatter(table, "train_frames", "validation_frames", axes[1], by="fraction",
                     labels=("training AUC (frames)", "validation AUC (frames)"))
 axes[1].axline((1, 1), slope=1, color=plots.INK, ls=":", lw=1)
