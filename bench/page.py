@@ -120,10 +120,10 @@ def _runs_verdict(runs: list[dict]) -> str:
 
 def _grid(grid: dict) -> str:
     settings = ", ".join(f"{name.replace('_', ' ')} {value:g}" for name, value in grid["options"].items())
-    one, cells = median(grid["plain"]), grid["cells"]
+    one, cells, runs = median(grid["plain"]), grid["cells"], len(grid["plain"])
     return (f"`dfnb sweep --only grid`: {cells} cells in {grid['ours']:.0f} s, with kernels, kept activations made once, "
-            f"figures and saved pages. A plain run in a process of its own takes {one:.1f} s (median of {len(grid['plain'])} "
-            f"measured with its base: {settings}); **scaled, not measured**, {cells} of them take {one * cells:.0f} s.")
+            f"figures and saved pages. A plain run in a process of its own takes {one:.1f} s (median of {runs} measured, "
+            f"with its base: {settings}); **scaled, not measured**, {cells} of them take {one * cells:.0f} s.")
 
 
 def _utilisation_verdict(uses: list[dict], peak: float) -> str:

@@ -167,7 +167,8 @@ if rank == 5 and not os.path.exists("HOME/go"):
 labels = np.arange(12) % 2
 scores = pd.concat([pd.DataFrame({"corpus": "c", "method": np.where(labels, "FaceSwap", "real"), "frame": 0,
     "video": [f"{part}{at}" for at in range(12)], "group": range(12), "label": labels, "part": part,
-    "model": "LoRA", "split": 0, "score": np.where(labels, 0.6, 0.4) + rank / 100 * (np.arange(12) % 3)}) for part in ("validation", "test")])
+    "model": "LoRA", "split": 0, "score": np.where(labels, 0.6, 0.4) + rank / 100 * (np.arange(12) % 3)})
+    for part in ("validation", "test")])
 kept = {"epoch": 1, "steps": 9, "train_auc": 0.9, "validation_auc": 0.8, "validation_loss": 0.5, "best": True}
 run.save({"rows": tables.by_split(scores).to_dict("records"), "history": [kept], "trainable": rank}, scores=scores)
 '''
