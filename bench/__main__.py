@@ -42,8 +42,8 @@ def plan(bench: workbench.Bench) -> dict[str, Callable]:
     return {
         "one_run": lambda: [parts.one_run(*run) for run in runs],
         "grid": lambda: parts.grid(bench),
-        "utilisation": lambda: [parts.utilisation(clip, blocks=3, batch=batch)
-                                for clip, batch in ((bench.clip, 256), (large, 32))],
+        "utilisation": lambda: [parts.utilisation(clip, blocks=3, scored=scored)
+                                for clip, scored in ((bench.clip, 256), (large, 128))],
         "crops": lambda: [parts.faces_per_second(files, 8, 64, height) for height in HEIGHTS],
         "growth": parts.growth,
         "start_up": parts.start_up,

@@ -68,7 +68,8 @@ def render(found: dict) -> str:
              "ours, s": _median(run["ours"]["seconds"]), "plain, s": _median(run["plain"]["seconds"]),
              "ratio": f"{run['ratio']:.1f}", "making the prefix once, s": f"{run['prefix_seconds']:.1f}",
              "loss, ours - plain": _gap(run["loss"])} for run in kinds]
-    uses = [{"CLIP": use["clip"], "what": what, "GFLOP/s": f"{use[what]['GFLOP/s']:.0f}",
+    uses = [{"CLIP": use["clip"], "what": what, "crops at a time": use[what]["batch"],
+             "GFLOP/s": f"{use[what]['GFLOP/s']:.0f}",
              "share of peak": f"{use[what]['GFLOP/s'] / peak:.0%}", "crops/s": f"{use[what]['crops/s']:.0f}"}
             for use in found["utilisation"] for what in ("scoring", "training")]
     faces = [{"height": one["height"] or "as it is", "frames": one["frames"], "ours, frames/s": f"{one['ours']:.1f}",
@@ -167,5 +168,5 @@ def _gpu(rows: list[dict], hardware: str) -> str:
     if not rows:
         return "No GPU at hand: nothing was measured on one."
     return f"{hardware}, bfloat16.\n\n" + _table([
-        {"CLIP": row["clip"], "batch": row["batch"], "scoring, images/s": f"{row['scoring']['crops/s']:.0f}",
+        {"CLIP": row["clip"], "scoring, images/s": f"{row['scoring']['crops/s']:.0f}",
          "training, images/s": f"{row['training']['crops/s']:.0f}"} for row in rows])

@@ -106,9 +106,10 @@ def grid(bench: workbench.Bench, measured: int = 3) -> dict:
             "ratio": statistics.median(theirs) * len(rows) / ours}
 
 
-def utilisation(clip: clips.Clip, *, blocks: int, batch: int, repeats: int = 5) -> dict:
-    """GFLOP/s of matrix products in scoring (whole tower) and in training (LoRA on the last blocks, prefix there)."""
-    pixels = torch.rand(batch, 3, clip.size, clip.size, device=clip.device)
+def utilisation(clip: clips.Clip, *, blocks: int, scored: int, batch: int = 32, repeats: int = 3) -> dict:
+    """GFLOP/s of matrix products in scoring (whole tower, `scored` crops at a time) and in training (LoRA on the last
+    blocks, whose inputs are there)."""
+    pixels = torch.rand(scored, 3, clip.size, clip.size, device=clip.device)
     labels = torch.arange(batch, device=clip.device) % 2
     model = Classifier(clip, rank=8, alpha=16, dropout=0.05, blocks=blocks)
     hidden = torch.rand(batch, clip.tokens, clip.width, device=clip.device)
@@ -125,10 +126,10 @@ def utilisation(clip: clips.Clip, *, blocks: int, batch: int, repeats: int = 5) 
         training.balanced_loss(logits, labels).backward()
         optimiser.step()
 
-    found = {"clip": clip.name, "batch": batch, "blocks": blocks}
-    for name, work in (("scoring", score), ("training", step)):
+    found = {"clip": clip.name, "blocks": blocks}
+    for name, work, size in (("scoring", score, scored), ("training", step, batch)):
         took = measure.seconds(work, repeats)
-        found[name] = {"GFLOP/s": measure.flops(work) / took / 1e9, "crops/s": batch / took}
+        found[name] = {"batch": size, "GFLOP/s": measure.flops(work) / took / 1e9, "crops/s": size / took}
     return found
 
 
@@ -182,14 +183,15 @@ def growth(counts: tuple[int, ...] = (8, 16, 32), identities: int = 20) -> list[
 
         corpus.make(Path(scratch) / "corpus", seed=77, identities=identities, frames=max(counts), progress=False)
         code = "import sys; from bench import parts; parts.grow(*sys.argv[1:])"
-        return [json.loads(subprocess.run([sys.executable, "-c", code, scratch, str(count)], cwd=paths.ROOT, check=True,
-                                          capture_output=True, text=True).stdout) for count in counts]
+        commands = [[sys.executable, "-c", code, scratch, str(count)] for count in counts]
+        return [json.loads(subprocess.run(command, cwd=paths.ROOT, check=True, stdout=subprocess.PIPE).stdout)
+                for command in commands]
 
 
 def grow(scratch: str, count: str) -> None:
     """In a process of its own: print frames, crops, seconds and the largest memory (MB)."""
     os.environ["DFNB_CACHE"] = f"{scratch}/cache-{count}"
-    videos = corpora.index(Path(scratch) / "corpus")
+    videos = corpora.index(Path(scratch) / "corpus", methods=["FaceSwap", "NeuralTextures"])
     clip = clips.load("tiny")
     began = time.perf_counter()
     view = crops.build(videos, frames=int(count), size=64, progress=False)
@@ -233,5 +235,6 @@ def gpu() -> list[dict]:
     """Scoring and training on a GPU with the sizes of the published towers; empty without one."""
     if not torch.cuda.is_available():
         return []
-    return [utilisation(random_clip(name), blocks=4, batch=256) for name in ("ViT-B/32", "ViT-B/16", "ViT-L/14")]
+    return [utilisation(random_clip(name), blocks=4, scored=512, batch=256)
+            for name in ("ViT-B/32", "ViT-B/16", "ViT-L/14")]
 

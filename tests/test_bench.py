@@ -64,7 +64,7 @@ def test_faces_of_the_demo_lie_where_the_recipe_finds_them(corpus):
 
 
 def test_the_page_says_by_how_much_a_target_is_missed_and_names_the_hardware():
-    use = parts.utilisation(parts.random_clip("tiny test"), blocks=1, batch=2, repeats=1)
+    use = parts.utilisation(parts.random_clip("tiny test"), blocks=1, scored=3, batch=2, repeats=1)
     use["clip"] = "ViT-B/32 size, random weights"
     run = {"clip": "tiny", "options": OPTIONS, "crops": 96, "prefix_seconds": 0.5, "ratio": 2.4,
            "loss": {"difference": 0.5, "half": 0.1}, "ours": {"seconds": [1.0], "losses": [0.6], "steps": [12]},
