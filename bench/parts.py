@@ -9,6 +9,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from unittest import mock
 
 import cv2
 import numpy as np
@@ -91,16 +92,16 @@ def grid(bench: workbench.Bench, measured: int = 3) -> dict:
     notebook = study.find(settings.notebook)
     given = chapters.chapter_parameters(notebook, bench.profile) | settings.base
     options = {name: given[name] for name in ("rank", "alpha", "dropout", "blocks", "learning_rate", "batch", "epochs")}
+    options["blocks"] = options["blocks"] or bench.clip.layers
     with tempfile.TemporaryDirectory() as scratch:
         for part, view in demo_views(bench).items():
             plain.write(view, Path(scratch) / part)
-        command = [sys.executable, "-m", "bench.plain", scratch, json.dumps(options | {"seed": 0})]
+        command = [sys.executable, "-m", "bench.plain", bench.profile.clip, scratch, json.dumps(options | {"seed": 0})]
         theirs = [measure.timed(lambda: subprocess.run(command, cwd=paths.ROOT, check=True, capture_output=True))[0]
                   for _ in range(measured)]
-        os.environ["DFNB_RUNS"] = f"{scratch}/runs"
-        study.execute(study.find("01"), bench.profile, {})  # crops are there, so that runs may start side by side
-        ours, rows = measure.timed(lambda: sweeps.run(bench.profile.name, ["grid"]))
-        del os.environ["DFNB_RUNS"]
+        with mock.patch.dict(os.environ, DFNB_RUNS=f"{scratch}/runs"):
+            study.execute(study.find("01"), bench.profile, {})  # says that crops are there: runs may start side by side
+            ours, rows = measure.timed(lambda: sweeps.run(bench.profile.name, ["grid"]))
     sweeps.check_done(rows)
     return {"options": options, "cells": len(rows), "ours": ours, "plain": theirs,
             "ratio": statistics.median(theirs) * len(rows) / ours}

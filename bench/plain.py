@@ -1,6 +1,6 @@
 """The plain recipes: LoRA with Hugging Face's Trainer on PNG files, and FF++'s way to crop faces.
 
-    python -m bench.plain FOLDER OPTIONS    one whole run in a process of its own, as a script would do it
+    python -m bench.plain CLIP FOLDER OPTIONS    one whole run in a process of its own, as a script would do it
 """
 
 import json
@@ -103,8 +103,8 @@ def crops(path: Path, count: int, size: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def main() -> None:
-    folder, options = Path(sys.argv[1]), json.loads(sys.argv[2])
-    print(json.dumps(lora(folder, clips.load("tiny"), **options)))
+    name, folder, options = sys.argv[1:]
+    print(json.dumps(lora(Path(folder), clips.load(name), **json.loads(options))))
 
 
 if __name__ == "__main__":

@@ -20,6 +20,8 @@ def heat_maps(grid: pd.DataFrame, parts: Sequence[str] = ("validation", "test"))
     Columns rank, alpha, dropout, state, and each part with _low and _high. A cell without a number is grey and says
     its state; a cell that the grid does not have stays white. Of several draws of the split the first is shown.
     """
+    if grid.empty:
+        return plt.figure(figsize=(4, 0.5)).text(0, 0.5, "There is no grid.").figure
     grid = grid[grid.split_seed == grid.split_seed.min()]
     ranks, alphas, dropouts = (sorted(set(grid[name])) for name in ("rank", "alpha", "dropout"))
     low, high = np.nanmin([*grid[[*parts]].min(), 1.0]), np.nanmax([*grid[[*parts]].max(), 0.0])

@@ -50,7 +50,7 @@ pd.DataFrame([{"sweep": name, **rows.state.value_counts()} for name, rows in swe
 
 # %%
 told = gaps.groupby(["state", "why"]).agg(runs=("run", "size"), first=("run", "first"))
-display(told if len(told) else Markdown("Every run of the sweeps is done."))
+display(told if len(told) else Markdown(f"Nothing: all {len(table)} runs of the profile's sweeps are done."))
 
 # %% [markdown]
 # The setting around which all of them turn is not chapter 3's: where a run has to be cheap, fewer blocks are adapted at a larger learning rate. The two differ in:

@@ -77,6 +77,7 @@ def test_no_run_at_all_is_no_error():
     assert ablations.beside_reported(empty)["reported on FF++"].AUC.notna().all()
     assert ablations.held(empty, empty).count("No run with the") == 2
     plt.close(sweep_plots.heat_maps(empty))
+    plt.close(sweep_plots.heat_maps(empty[:0]))
 
 
 # ------------------------------------------------------------------- choosing and showing
