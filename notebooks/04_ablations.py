@@ -13,7 +13,8 @@
 #
 # **Question** Do rank, alpha, dropout, the number of adapted blocks or the amount of training data move the result, and by more than chance does?
 #
-# **Answer** ANSWER
+# **Answer** In the demo world's grid, by less than one can see: the cells lie closer together than the interval of any one of them is wide. A larger $\alpha / r$ fits the
+# manipulation in training better and carries no further to an unseen one; taking the best cell on test would have flattered the result.
 
 # %%
 import matplotlib.pyplot as plt
