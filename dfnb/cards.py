@@ -1,6 +1,7 @@
 """The card that lies beside the weights of a saved detector, and checks of both."""
 
 import json
+import tempfile
 from pathlib import Path
 
 import safetensors.torch
@@ -10,7 +11,7 @@ from safetensors import SafetensorError
 from dfnb import UserError, paths
 from dfnb.clip import Clip
 
-CARD = "detector.json"
+CARD, ADAPTER = "detector.json", "adapter"
 DOMAIN = "training_domain.json"  # the card's entry "domain", long numbers that nobody reads
 
 
@@ -26,6 +27,18 @@ def write_card(folder: Path, content: dict) -> None:
         paths.atomic_write(Path(folder) / DOMAIN, json.dumps(domain) + "\n")
         content = {name: value for name, value in content.items() if name != "domain"}
     paths.atomic_write(Path(folder) / CARD, json.dumps(content, indent=1) + "\n")
+
+
+def write_adapter(folder: Path, tower) -> None:
+    """Write adapter/ as PEFT does (`PeftModel.from_pretrained` takes it), the same bytes each time."""
+    with tempfile.TemporaryDirectory() as scratch:
+        tower.save_pretrained(scratch, save_embedding_layers=False)
+        config = json.loads(Path(scratch, "adapter_config.json").read_text())
+        weights = Path(scratch, "adapter_model.safetensors").read_bytes()
+    config["target_modules"].sort()  # PEFT keeps a set: its order changes from process to process
+    adapter = Path(folder) / ADAPTER
+    paths.atomic_write(adapter / "adapter_config.json", json.dumps(config, indent=1) + "\n")
+    paths.atomic_write(adapter / "adapter_model.safetensors", weights)
 
 
 def peek(folder: Path) -> dict:

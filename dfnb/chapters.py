@@ -7,6 +7,7 @@ import json
 import math
 import os
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -105,9 +106,13 @@ def chapter_parameters(notebook: Path, profile: profiles.Profile) -> dict[str, A
 def configuration(notebook: Path, profile: profiles.Profile, parameters: dict[str, Any]) -> dict[str, Any]:
     """What the result depends on, as plain JSON: equal configurations give equal metrics."""
     full = chapter_parameters(notebook, profile) | check_parameters(notebook, parameters)
-    return {"notebook": notebook.stem, "profile": profile.name, "settings": profile.settings,
+    settings, others = profile.settings, []
+    if profile.test_corpora and any("workbench.across(" in source for source, _ in code_cells(notebook)):
+        others = profile.test_corpora  # no other chapter must be repeated when one is added
+        settings |= {"test_corpora": [other.model_dump(mode="json") for other in others]}
+    return {"notebook": notebook.stem, "profile": profile.name, "settings": settings,
             "parameters": {name: value for name, value in full.items() if name != "profile"},
-            "code": code_fingerprint(notebook), "sources": sources_fingerprint(profile)}
+            "code": code_fingerprint(notebook), "sources": sources_fingerprint(profile, others)}
 
 
 def code_fingerprint(notebook: Path) -> str:
@@ -120,17 +125,28 @@ def code_fingerprint(notebook: Path) -> str:
     return digest.hexdigest()[:16]
 
 
-def sources_fingerprint(profile: profiles.Profile) -> str | None:
-    """Hash over name, size and time of change of the corpus's files; None where the corpus is not there."""
+def sources_fingerprint(profile: profiles.Profile, others: Sequence[profiles.OtherCorpus] = ()) -> str | None:
+    """Hash over name, size and time of change of the files of the corpus, its lists and `others`; None without them."""
     from dfnb import corpora
 
-    settings = profile.corpus.model_dump(exclude={"root"})
+    lists, identities = profile.corpus.known
     try:
-        files = [Path(path) for path in corpora.index(profile.folder, **settings).path]
-        stats = [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in files]
+        files = [Path(path) for path in corpora.index(profile.folder, **profile.corpus.index).path]
+        files += [Path(path) for other in others for path in corpora.index(other.folder, **other.index).path]
+        files += sorted(path for path in lists.iterdir() if path.suffix in (".json", ".csv")) if lists else []
+        files += [identities] if identities else []
     except (UserError, OSError):
         return None
+    stats = [(path.name, *_size_and_time(path)) for path in files]
     return hashlib.sha256(json.dumps(sorted(stats)).encode()).hexdigest()[:16]
+
+
+def _size_and_time(path: Path) -> tuple[int, int]:
+    try:
+        status = path.stat()
+    except OSError:  # a link to nowhere, or it vanished
+        return -1, -1
+    return status.st_size, status.st_mtime_ns
 
 
 def run_id(config: dict[str, Any], chapter: dict[str, Any]) -> str:

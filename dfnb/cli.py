@@ -117,16 +117,16 @@ def book(profile: ProfileName = "demo") -> None:
 
 @app.command()
 def corpus(
-    root: Annotated[Path, typer.Argument(help="Folder in the layout of FaceForensics++.")],
-    method: Annotated[list[str] | None, typer.Option(help="A manipulation; may be repeated.")] = None,
-    compression: Annotated[str, typer.Option(help="raw, c23 or c40.")] = "c23",
+    root: Annotated[Path, typer.Argument(help="Folder of a corpus, or the CSV file of a manifest.")],
+    layout: Annotated[str | None, typer.Option(help="ffpp, ffpp-flat, celeb-df, dfdc or manifest.")] = None,
+    compression: Annotated[str | None, typer.Option(help="Look at raw, c23 or c40; by default c23.")] = None,
+    lists: Annotated[Path | None, typer.Option(help="Folder of train.json, val.json and test.json.")] = None,
+    deep: Annotated[bool, typer.Option("--deep", help="Read the header of every video, count frames.")] = False,
 ) -> None:
-    """Say what is in a corpus: videos by class."""
-    from dfnb import corpora
+    """Say what is in a corpus, what is missing, and which splits it can take."""
+    from dfnb import inventory
 
-    videos = corpora.index(root, methods=method or ["FaceSwap", "NeuralTextures"], compression=compression)
-    for name, rows in videos.groupby("method", sort=False):
-        typer.echo(f"{name:<20}{len(rows):>6} videos   {rows.video.iloc[0]} ... {rows.video.iloc[-1]}")
+    typer.echo(inventory.text(inventory.take(root, layout, compression=compression, lists=lists, deep=deep)))
 
 
 @app.command()

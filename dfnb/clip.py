@@ -4,27 +4,27 @@ import copy
 import functools
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 import transformers
-from huggingface_hub import snapshot_download
-from safetensors import SafetensorError
 from torch import nn
 from tqdm import tqdm
 
-from dfnb import UserError, arrays, paths
+from dfnb import UserError, arrays, checkpoints, hardware, paths
+from dfnb.hardware import Pieces
+from dfnb.pixels import resize
 
 transformers.utils.logging.set_verbosity_error()
 transformers.utils.logging.disable_progress_bar()
 
-TINY = Path(__file__).parent / "demo" / "tiny-clip"
 KINDS = ("projected", "pooled")
 TOKENS = 2**14  # tokens in one forward pass without gradients: 252 crops at 65 tokens, 63 at 257
-HELD = 2**30  # bytes of crops kept in memory by a reader; beyond it they are read batch by batch
+WIDE = 512  # width from which bfloat16 is tried on a CPU; a narrower tower needs seconds for a whole corpus anyway
+HELD = 2**30  # bytes of crops kept in memory by a reader without a GPU; beyond it they are read batch by batch
 PREFIX_LIMIT = 4 * 2**30  # bytes of one prefix array; beyond it the frozen blocks are computed anew
 
 Reader = Callable[..., torch.Tensor]  # (rows, flip=None) -> what a model eats, (n, ...)
@@ -34,70 +34,32 @@ def load(name: str = "tiny", *, device: str | None = None) -> "Clip":
     """The CLIP called `name`: "tiny", a folder of `save_pretrained`, or a hub name `owner/name[@revision]`.
 
     Weights are read from safetensors only, as float32; no code of the checkpoint runs. A hub name is looked
-    up in the local cache first. `device` is chosen by itself: a GPU where there is one.
+    up in the local cache first; OpenAI's are pinned (`checkpoints.REVISIONS`). `device` is chosen by itself: a
+    GPU where there is one.
     """
-    folder = _folder(str(name))
-    settings = json.loads((folder / "config.json").read_text())
-    if settings.get("model_type") != "clip":
-        raise UserError(
-            f"{name} is a {settings.get('model_type')!r} checkpoint; dfnb needs one of model_type 'clip'"
-        )
+    folder = checkpoints.find(str(name))
+    preprocessing = checkpoints.preprocessing(folder, name)
     try:
         model, found = transformers.CLIPModel.from_pretrained(
-            folder, dtype=torch.float32, use_safetensors=True, local_files_only=True, output_loading_info=True
+            folder, dtype=torch.float32, use_safetensors=True, local_files_only=True, output_loading_info=True,
+            ignore_mismatched_sizes=True,  # they are listed below, which transformers' own error does not do
         )
-    except (OSError, RuntimeError, ValueError, SafetensorError) as error:
-        raise UserError(
-            f"the CLIP checkpoint {name} cannot be read: {' '.join(str(error).split())[:300]}"
-        ) from error
+    except Exception as error:  # a configuration can make it stumble anywhere: sizes, names, missing shards
+        told = " ".join(f"{type(error).__name__}: {error}".split())[:300]
+        raise UserError(f"the CLIP checkpoint {name} cannot be read: {told}") from error
     wrong = {kind: found[f"{kind}_keys"] for kind in ("missing", "unexpected", "mismatched")}
     if any(wrong.values()):
         listed = "; ".join(
             f"{kind}: {', '.join(sorted(map(str, keys)))}" for kind, keys in wrong.items() if keys
         )
         raise UserError(f"the keys of the CLIP checkpoint {name} are not those of a CLIPModel, {listed}")
-    preprocessing = json.loads((folder / "preprocessor_config.json").read_text())
     return Clip(str(name), model, preprocessing, folder, device)
-
-
-def _folder(name: str) -> Path:
-    """The local folder of a checkpoint, downloaded when it is a hub name that is not yet in the cache."""
-    if name == "tiny" or Path(name).expanduser().is_dir():
-        folder = TINY if name == "tiny" else Path(name).expanduser()
-        if lacking := _lacking(folder):
-            raise UserError(
-                f"{name} is no CLIP checkpoint ({folder.name}/): it lacks {' and '.join(lacking)}"
-            )
-        return folder
-    repository, _, revision = name.partition("@")
-    wanted = {"revision": revision or None, "allow_patterns": ["model*.safetensors*", "*.json", "*.txt"]}
-    reason = "there is no such folder"
-    if repository.count("/") == 1 and not repository.startswith((".", "/", "~")):
-        for offline in (True, False):
-            try:
-                folder = Path(snapshot_download(repository, local_files_only=offline, **wanted))
-            except Exception as error:  # the hub client raises its own, requests' and httpx's errors
-                reason = f"{type(error).__name__} at the hub"
-                continue
-            if not (lacking := _lacking(folder)):
-                return folder
-            reason = f"the hub's copy lacks {' and '.join(lacking)}"
-    raise UserError(
-        f'the CLIP {name!r} was not found: {reason}; give "tiny", a folder with config.json, '
-        "preprocessor_config.json and model.safetensors, or a hub name such as openai/clip-vit-large-patch14"
-    )
-
-
-def _lacking(folder: Path) -> list[str]:
-    needed = {"config.json": "config.json", "preprocessor_config.json": "preprocessor_config.json",
-              "model*.safetensors": "weights in safetensors"}  # fmt: skip
-    return [label for pattern, label in needed.items() if not any(folder.glob(pattern))]
 
 
 class Clip:
     """A frozen CLIP.
 
-    `size`: input pixels; `tokens`: patches + 1; `width`, `layers`: of the image tower; `dim`: joint space.
+    `size`: input pixels; `tokens`: patches + 1; `width`, `layers`: of the image tower; `text_width`; `dim`: joint space.
     """
 
     def __init__(self, name: str, model, preprocessing: dict, folder: Path | None, device: str | None = None):
@@ -107,6 +69,7 @@ class Clip:
         vision = model.config.vision_config
         self.size, self.width, self.layers = vision.image_size, vision.hidden_size, vision.num_hidden_layers
         self.dim, self.tokens = model.config.projection_dim, (vision.image_size // vision.patch_size) ** 2 + 1
+        self.text_width = model.config.text_config.hidden_size
         self.logit_scale = float(model.logit_scale)
         colours = torch.tensor(
             [preprocessing[key] for key in ("image_mean", "image_std")], device=self.device
@@ -127,7 +90,9 @@ class Clip:
 
     @functools.cached_property
     def tokenizer(self):
-        return transformers.AutoTokenizer.from_pretrained(self.folder, local_files_only=True)
+        return transformers.AutoTokenizer.from_pretrained(
+            self.folder, local_files_only=True, trust_remote_code=False
+        )
 
     def untrained(self, seed: int) -> "Clip":
         """The same architecture, initialised at random by transformers: the control of frozen features."""
@@ -138,11 +103,7 @@ class Clip:
 
     def pixels(self, images: np.ndarray | torch.Tensor) -> torch.Tensor:
         """uint8 (n, h, w, 3) to float (n, 3, size, size), normalised by the checkpoint's mean and std."""
-        pixels = torch.as_tensor(images).to(self.device).permute(0, 3, 1, 2).float()
-        if pixels.shape[-2:] != (self.size, self.size):
-            for height in (pixels.shape[-2], self.size):  # as PIL: each axis rounded to grey levels
-                pixels = F.interpolate(pixels, (height, self.size), mode="bicubic", antialias=True)
-                pixels = pixels.round().clamp(0, 255)
+        pixels = resize(torch.as_tensor(images).to(self.device).permute(0, 3, 1, 2), self.size)
         return ((pixels / 255 - self._mean) / self._std).contiguous()
 
     def vision_tower(self) -> nn.Module:
@@ -152,18 +113,46 @@ class Clip:
         return tower
 
     def precision(self) -> torch.autocast:
-        """bfloat16 on a GPU, float32 elsewhere."""
+        """bfloat16 on a GPU, float32 elsewhere: for what is trained."""
         return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.device.type == "cuda")
+
+    def frozen_precision(self) -> torch.autocast:
+        """bfloat16 on a GPU and on a CPU that is faster with it, float32 elsewhere: for what is not trained."""
+        hardware.used.add("bfloat16" if self.halves else "float32")
+        return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.halves)
+
+    @functools.cached_property
+    def halves(self) -> bool:
+        """Whether the frozen tower is computed in bfloat16; on a CPU measured once, on the first block."""
+        if self.device.type == "cuda" or self.width < WIDE:
+            return self.device.type == "cuda"
+        hidden = torch.zeros(2, self.tokens, self.width)
+        first = self.model.vision_model.encoder.layers[0]
+        return hardware.prefers_half(lambda: first(hidden, None), f"{self.tokens} x {self.width}")
 
     @torch.inference_mode()
     def tower(self, pixels: torch.Tensor) -> torch.Tensor:
         """Pooled features (n, width) of the frozen tower."""
         return leave(self.model.vision_model, enter(self.model.vision_model, pixels, 0), 0)
 
+    @torch.no_grad()
+    def traces(self, pixels: torch.Tensor) -> Iterator[tuple[torch.Tensor, ...]]:
+        """Block by block what `trace` reads of the patches, without the class token, as float32.
+
+        Never kept on disk: of one crop it is 4 * layers * (tokens - 1) * width values (1.2 MB in the tiny CLIP).
+        """
+        with self.precision():
+            hidden = enter(self.model.vision_model, pixels, 0)
+        for layer in self.model.vision_model.encoder.layers:
+            with self.precision():  # closed before the block is handed out, or the reader's sums would be bfloat16
+                *attended, hidden = trace(layer, hidden)
+            yield *(tokens[:, :, 1:].float() for tokens in attended), hidden[:, 1:].float()
+
     def pixel_reader(self, view) -> Reader:
         """Rows of a view to normalised pixels (n, 3, size, size); `flip` (n,) bool mirrors them."""
         held = None
-        if self.device.type == "cuda" or len(view) * view.size**2 * 3 <= HELD:
+        room = torch.cuda.mem_get_info(self.device)[0] // 2 if self.device.type == "cuda" else HELD
+        if len(view) * view.size**2 * 3 <= room:
             held = torch.as_tensor(view.images()).to(self.device)
 
         def read(rows: np.ndarray, flip: np.ndarray | None = None) -> torch.Tensor:
@@ -184,11 +173,14 @@ class Clip:
         """
         frozen = self.model.vision_model
         if not keep or block == 0 or len(view.root) * self.tokens * self.width * 4 > limit:
-            read = self.pixel_reader(view)
+            read, pieces = self.pixel_reader(view), Pieces(TOKENS // self.tokens)
 
             def fresh(rows: np.ndarray, flip: np.ndarray | None = None) -> torch.Tensor:
-                with torch.no_grad(), self.precision():
-                    return enter(frozen, read(rows, flip), block)
+                def of(at: np.ndarray) -> torch.Tensor:
+                    return enter(frozen, read(rows[at], None if flip is None else flip[at]), block).float()
+
+                with torch.no_grad(), self.frozen_precision():
+                    return torch.cat([found for _, found in pieces.of(np.arange(len(rows)), of)])
 
             return fresh
         shape = (self.tokens, self.width)
@@ -218,12 +210,14 @@ class Clip:
 
     def _kept(self, view, kind: str, shape: tuple[int, ...], compute: Callable) -> np.ndarray:
         def build(array: np.ndarray) -> None:
-            step, read = max(1, TOKENS // self.tokens), self.pixel_reader(view)
-            for start in tqdm(range(0, len(view), step), desc=f"CLIP {kind}", disable=None, leave=False):
-                rows = np.arange(start, min(start + step, len(view)))
-                with torch.inference_mode(), self.precision():
-                    array[rows] = compute(read(rows)).float().cpu().numpy()
+            read, pieces = self.pixel_reader(view), Pieces(TOKENS // self.tokens)
+            bar = tqdm(total=len(view), desc=f"CLIP {kind}", disable=None, leave=False)
+            with torch.inference_mode(), self.frozen_precision(), bar:
+                for rows, found in pieces.of(np.arange(len(view)), lambda rows: compute(read(rows)).float().cpu()):
+                    array[rows] = found.numpy()
+                    bar.update(len(rows))
 
+        kind += "-bfloat16" if self.halves else ""
         path = paths.cache() / "features" / self.fingerprint / f"{view.fingerprint}-{kind}.npy"
         return arrays.kept(path, (len(view), *shape), build)
 
@@ -239,6 +233,36 @@ class Clip:
             )
         projected = self.model.get_text_features(**tokens).pooler_output
         return F.normalize(projected, dim=-1).cpu().numpy()
+
+    def text_around(self, prompt: str, filling: torch.Tensor) -> torch.Tensor:
+        """Unit-length features (n, dim) of a `prompt` whose "{}" is n times filled with token embeddings.
+
+        `filling`: (n, gap, text width); the gradient flows to it. The words on both sides become tokens apart from
+        each other. Raises `UserError` where start, words, gap and end are more than the text tower takes.
+        """
+        before, after = (self.tokenizer(part.strip(), add_special_tokens=False).input_ids for part in prompt.split("{}"))
+        sides = [self.tokenizer.bos_token_id, *before], [*after, self.tokenizer.eos_token_id]
+        used, room = filling.shape[1] + sum(map(len, sides)), self.model.config.text_config.max_position_embeddings
+        if used > room:
+            gap = filling.shape[1]
+            raise UserError(f"{prompt!r} with a gap of {gap} has {used} tokens, {self.name} takes at most {room}")
+        look_up = self.model.text_model.embeddings.token_embedding
+        left, right = (look_up(torch.tensor(ids, device=self.device)).expand(len(filling), -1, -1) for ids in sides)
+        return self.text_from_embeddings(torch.cat([left, filling, right], dim=1))
+
+    def text_from_embeddings(self, embeddings: torch.Tensor) -> torch.Tensor:
+        """Unit-length features (n, dim) of token embeddings (n, length, text width) from the start to the end token.
+
+        As transformers does it from token ids: positions are added, a token sees itself and those before it, and the
+        end token is pooled, here always the last one.
+        """
+        tower, length = self.model.text_model, embeddings.shape[1]
+        mask = torch.full((length, length), -torch.inf, device=self.device).triu(1)[None, None]
+        with torch.autocast(self.device.type, enabled=False):  # two classes differ by less than bfloat16 resolves
+            hidden = tower.embeddings(inputs_embeds=embeddings)
+            for layer in tower.encoder.layers:
+                hidden = layer(hidden, mask)
+            return F.normalize(self.model.text_projection(tower.final_layer_norm(hidden[:, -1])), dim=-1)
 
 
 def enter(tower: nn.Module, pixels: torch.Tensor, block: int) -> torch.Tensor:
@@ -272,3 +296,15 @@ def class_token(layer: nn.Module, hidden: torch.Tensor) -> torch.Tensor:
     told = F.scaled_dot_product_attention(query, key, value, scale=attention.scale)  # (n, heads, 1, width / heads)
     token = hidden[:, 0] + attention.out_proj(told.flatten(1))
     return token + layer.mlp(layer.layer_norm2(token))
+
+
+def trace(layer: nn.Module, hidden: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    """Queries, keys and values (n, heads, tokens, width / heads) of a block, and what leaves it (n, tokens, width)."""
+    attention, normed = layer.self_attn, layer.layer_norm1(hidden)
+    query, key, value = (
+        projection(normed).unflatten(-1, (attention.num_heads, attention.head_dim)).transpose(1, 2)
+        for projection in (attention.q_proj, attention.k_proj, attention.v_proj)
+    )
+    told = F.scaled_dot_product_attention(query, key, value, scale=attention.scale).transpose(1, 2)
+    hidden = hidden + attention.out_proj(told.flatten(2))
+    return query, key, value, hidden + layer.mlp(layer.layer_norm2(hidden))

@@ -2,28 +2,10 @@
 
 import copy
 
-import cv2
 import numpy as np
 import pandas as pd
 
 from dfnb.crops import KEY, CropView
-
-
-class GreyGrid:
-    """Stands in for CLIP in a linear probe: the features of a crop are the grey values of side x side cells.
-
-    It sees little but the scene, and a smooth pattern over it.
-    """
-
-    def __init__(self, side: int = 8):
-        self.name = self.fingerprint = f"grey values of {side} x {side} cells"
-        self.size = side
-
-    def image_features(self, view: CropView, *, kind: str = "projected") -> np.ndarray:
-        """float32 (n, side * side); there is one kind."""
-        cells = (self.size, self.size)
-        grey = [cv2.resize(image.mean(axis=2), cells, interpolation=cv2.INTER_AREA) for image in view.images()]
-        return np.array(grey, np.float32).reshape(len(view), -1)
 
 
 def shuffled(view: CropView, parts: pd.DataFrame, *, seed: int) -> CropView:

@@ -9,7 +9,7 @@ import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cache as once
 from pathlib import Path
 
@@ -19,7 +19,7 @@ import pandas as pd
 
 from dfnb import UserError, faces, paths, video
 
-VERSION = 1  # raise it when the same file and settings would give other boxes or other pixels
+VERSION = 2  # raise it when the same file and settings would give other boxes or other pixels
 MEASURED = ["frame", "pts", "x0", "y0", "x1", "y1", "score", "faces", "status", "row"]
 Record = dict  # measured: a list per column; source, digest: SHA-256 of file and array; bytes: of array file
 
@@ -35,6 +35,7 @@ class Job:
     margin: float
     every: int
     detector: Callable[[], faces.Detect]
+    limits: video.Limits
     boxes: Path  # apart from the crops: boxes depend neither on margin nor on size
     array: Path
     record: Path
@@ -57,9 +58,10 @@ def finished(job: Job) -> Record | None:
         record = json.loads(job.record.read_bytes())
         lengths = {len(record["measured"][name]) for name in MEASURED}
         whole = len(lengths) == 1 and (not record["bytes"] or job.array.stat().st_size == record["bytes"])
+        judged_anew = record.get("limits", asdict(job.limits)) != asdict(job.limits)
     except (OSError, ValueError, KeyError, TypeError):
         return None
-    return record if whole else None
+    return record if whole and not judged_anew else None
 
 
 def make_all(jobs: list[Job], workers: int | None) -> Iterator[tuple[int, Record]]:
@@ -94,11 +96,10 @@ def _start_worker() -> None:
 def make(job: Job) -> Record:
     """Decode, track and crop one video; write array, then record. A rejected video's record says why."""
     try:
-        clip = video.read(job.path, job.frames, threads=1)
-        with open(job.path, "rb") as file:
-            source = hashlib.file_digest(file, "sha256").hexdigest()
+        clip = video.read(job.path, job.frames, threads=1, limits=job.limits)
+        source = _source(job.path)
     except video.Rejected as rejected:
-        record = _rejected(str(rejected))
+        record = _rejected(str(rejected), job.limits)
         if not rejected.passing:
             paths.atomic_write(job.record, json.dumps(record))
         return record
@@ -132,13 +133,24 @@ def _boxes(job: Job, clip: video.Clip) -> pd.DataFrame:
     return boxes
 
 
+def _source(path: str) -> str:
+    """SHA-256 of a video file, which may have vanished since it was decoded."""
+    try:
+        with open(path, "rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise video.Rejected(f"unreadable: {error.strerror}", passing=True) from error
+
+
 _detect = once(lambda detector: detector())  # one detector a process
 
 
-def _rejected(reason: str) -> Record:
+def _rejected(reason: str, limits: video.Limits) -> Record:
+    """One row without a frame; a reason that other limits may change holds under these alone."""
     row = dict.fromkeys(MEASURED, np.nan) | {"frame": -1, "faces": 0, "status": reason, "row": -1}
     measured = {name: [value] for name, value in row.items()}
-    return {"measured": measured, "source": "", "digest": "", "bytes": 0}
+    judged = {"limits": asdict(limits)} if reason.partition(":")[0] in video.LIMITED else {}
+    return {"measured": measured, "source": "", "digest": "", "bytes": 0} | judged
 
 
 def _stamp(path: str) -> tuple[int, int]:

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
-from dfnb import UserError, cropping, faces, paths
+from dfnb import UserError, cropping, faces, paths, video
 from dfnb.cropping import MEASURED, Job, Record
 
 KEY = ["corpus", "method", "video"]
@@ -27,17 +27,19 @@ def build(
     progress: bool = True,
     detector: Callable[[], faces.Detect] = faces.detector,
     most_lost: float = 0.5,
+    limits: dict[str, int] | None = None,
 ) -> "CropView":
     """Crop the face of `frames` frames of every video to `size` pixels, and open the store as a CropView.
 
     What lies in the cache (default `paths.cache()`) is not made again, and finished videos stay when the call
     is interrupted. `every`: faces are searched in each `every`-th of the frames. `detector` makes the face
     detector in each worker (a function of a module, so that a process can import it). `videos` lends all its
-    columns but the path to the table of frames. Raises UserError where a class loses more than the share
-    `most_lost` of its frames.
+    columns but the path to the table of frames. `limits`: other values than those of `video.Limits`. Raises
+    UserError where a class loses more than the share `most_lost` of its frames.
     """
     cache = Path(cache or paths.cache())
     settings = {"frames": frames, "size": size, "margin": margin, "every": every, "detector": detector}
+    settings["limits"] = video.Limits(**limits or {})
     named = videos[["path", *KEY]].itertuples(index=False)
     jobs = [cropping.plan(path, tuple(name), cache, settings) for path, *name in named]
     records = [cropping.finished(job) for job in jobs]

@@ -14,9 +14,9 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
 from dfnb import UserError
+from dfnb.layouts import PARTS
 
 KEY = ["corpus", "method", "video"]
-PARTS = ("train", "validation", "test")
 SWAPS = {"Deepfakes", "FaceSwap", "FaceShifter", "DeepFakeDetection", "Celeb-synthesis"}
 REENACTMENTS = {"Face2Face", "NeuralTextures"}  # every other fake counts as a swap, the more careful reading
 LEAKS = ("frame", "scene", "face", "pair", "group")
@@ -32,13 +32,17 @@ def identity_groups(
     """Return the identity group (int) of each row: connected components of the ids that belong together.
 
     Ids are joined when a fake has them as target and source, when they are parts of one YouTube video
-    (`youtube`: id -> video) or show one person (`persons`: id -> person). Row order does not matter.
+    (`youtube`: id -> video) or show one person (`persons`: id -> person; or a column `person` of the videos, whose
+    targets are joined). Row order does not matter.
     """
     target = _nodes(videos, "target")
     source = _nodes(videos, "source").where(videos["source"].notna(), target)
     nodes = pd.concat([target, source]).drop_duplicates()
     edges = [pd.DataFrame({"a": target, "b": source})]
     edges += [_same(nodes, mapping) for mapping in (youtube, persons) if mapping]
+    if "person" in videos:
+        named = videos[videos["person"].notna()]
+        edges.append(pd.DataFrame({"a": target.loc[named.index], "b": "\0" + _nodes(named, "person")}))
     names, ends = np.unique(pd.concat(edges).to_numpy(dtype=str).ravel(), return_inverse=True)
     a, b = ends.reshape(-1, 2).T
     graph = coo_array((np.ones(len(a)), (a, b)), shape=(len(names), len(names)))
@@ -95,24 +99,44 @@ def check_disjoint(
     )
 
 
-def read_known(folder: Path) -> dict[str, dict]:
+def read_known(folder: Path | None, persons: Path | None = None) -> dict[str, dict]:
     """Read what lies in `folder` of the data set's own files, as options for `splits.split`.
 
     train.json, val.json and test.json become `lists` (part -> pairs of ids), conversion_dict.json becomes
-    `youtube` (id -> YouTube video), identities.csv with columns id and person becomes `persons`.
+    `youtube` (id -> YouTube video), identities.csv (or the file `persons`) with columns id and person becomes
+    `persons`. UserError where some of the three lists are missing, or a named folder or file is not there.
     """
-    folder, known = Path(folder), {}
-    if all((folder / name).is_file() for name in LISTS.values()):
+    known = {}
+    if folder is not None:
+        known = _of_folder(Path(folder))
+        own = Path(folder) / "identities.csv"
+        persons = own if persons is None and own.is_file() else persons
+    if persons is not None:
+        known["persons"] = _read_persons(Path(persons))
+    return known
+
+
+def _of_folder(folder: Path) -> dict[str, dict]:
+    if not folder.is_dir():
+        raise UserError(f"there is no folder {folder} of lists (corpus.lists); it holds {', '.join(LISTS.values())}")
+    known, lacking = {}, [name for name in LISTS.values() if not (folder / name).is_file()]
+    if lacking and len(lacking) < len(LISTS):
+        raise UserError(f"{folder} lacks {' and '.join(lacking)}; the official split needs all three lists")
+    if not lacking:
         known["lists"] = {part: _read_pairs(folder / name) for part, name in LISTS.items()}
     if (folder / "conversion_dict.json").is_file():
         entries = _read_json(folder / "conversion_dict.json")
         known["youtube"] = {name: entry.rsplit(" ", 1)[0] for name, entry in entries.items()}
-    if (folder / "identities.csv").is_file():
-        table = pd.read_csv(folder / "identities.csv", dtype=str)
-        if not {"id", "person"} <= set(table):
-            raise UserError(f"{folder / 'identities.csv'} needs the columns id and person, has {list(table)}")
-        known["persons"] = dict(zip(table["id"], table["person"], strict=True))
     return known
+
+
+def _read_persons(path: Path) -> dict[str, str]:
+    if not path.is_file():
+        raise UserError(f"there is no file {path} of persons (corpus.identities); it has the columns id and person")
+    table = pd.read_csv(path, dtype=str)
+    if not {"id", "person"} <= set(table):
+        raise UserError(f"{path} needs the columns id and person, has {list(table)}")
+    return dict(zip(table["id"], table["person"], strict=True))
 
 
 def _read_pairs(path: Path) -> list[tuple[str, str]]:

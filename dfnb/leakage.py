@@ -5,6 +5,8 @@ draw whole identity groups, the same ones for all arms.
 """
 
 from collections.abc import Mapping, Sequence
+from functools import reduce
+from itertools import product
 
 import numpy as np
 import pandas as pd
@@ -24,6 +26,24 @@ def trials(bench, designs: Mapping[int, Mapping], method: str, *, seed: int, amo
     """Fit one method in each arm of each fold: (arm, fold) -> `Trial`. `designs`: fold -> `arms.design`."""
     return {(arm, fold): bench.trial(method, design[arm], seed=seed + fold, **options)
             for fold, design in designs.items() for arm in among}
+
+
+def planted(worlds: Mapping[str, object], fakes: str, regimes: Sequence[str], *, seeds: Sequence[int], model,
+            **options) -> dict[str, dict[tuple[str, int], object]]:
+    """Fit a linear probe in each world under each regime and seed, on the frames that all worlds kept.
+
+    Returns regime, marked where it is leaky -> {(world, seed): `Trial`}: to `collect`, and to `gaps` between worlds.
+    """
+    kept = [world.crops.frames[[*KEY, "frame"]] for world in worlds.values()]
+    common = reduce(lambda left, right: left.merge(right, on=[*KEY, "frame"]), kept)
+    found = {}
+    for regime, seed in product(regimes, seeds):
+        for name, world in worlds.items():
+            parts = world.parts(regime, seed=seed, train_method=fakes, test_methods=[], frames=common)
+            parts = parts.merge(common)  # adds the frame where a regime splits videos
+            trial = world.trial("probe", parts, seed=seed, model=model, **options)
+            found.setdefault(splits.mark(regime), {})[name, seed] = trial
+    return found
 
 
 def collect(models: Mapping[str, Mapping[tuple[str, int], object]]) -> pd.DataFrame:
@@ -131,6 +151,15 @@ def says(table: pd.DataFrame) -> str:
     unclear = leaky[~((leaky["gap_low"] > 0) | (leaky["gap_high"] < 0))]  # an interval that is undefined is unclear too
     lower = int((unclear["gap"] < 0).sum())
     lines.append(f"- Not told apart from no leak: {len(unclear)} of {len(leaky)} gaps, {lower} of them below zero.")
+    return "\n".join(lines)
+
+
+def finds(rise: pd.DataFrame, reference: str = "cue off") -> str:
+    """Word what a planted cue does: a line per regime with the gap between the worlds and whether it is clear of zero."""
+    lines = []
+    for row in rise[rise["arm"] != reference].itertuples():
+        clear = "raised" if row.gap_low > 0 else "lowered" if row.gap_high < 0 else "not told apart from no change"
+        lines.append(f"- {row.model}: {clear}, {row.gap:+.3f} ({row.gap_low:+.3f} to {row.gap_high:+.3f}).")
     return "\n".join(lines)
 
 

@@ -30,7 +30,7 @@ SENTENCES = {
     "kernel died": "its kernel was killed, often for want of memory",
     "timeout": "it took longer than it may",
 }
-OF_DATA = {"arms", "corpora", "cropping", "crops", "faces", "identity", "splits", "video", "workbench"}  # rooms
+OF_DATA = {"arms", "corpora", "cropping", "crops", "faces", "identity", "layouts", "splits", "video", "workbench"}  # rooms
 FRAME = re.compile(r"dfnb/(\w+)\.py")  # in a traceback
 COLOUR = re.compile(r"\x1b\[[0-9;]*m")  # IPython colours its tracebacks
 
@@ -117,7 +117,7 @@ def clear(folder: Path) -> int:
     for path in folder.iterdir() if folder.is_dir() else []:
         if path.name in ("lock", "sweep"):
             continue
-        shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+        shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink(missing_ok=True)
     return attempts
 
 
@@ -160,6 +160,9 @@ def hold(folder: Path) -> Iterator[None]:
 
 
 def lock(folder: Path) -> int:
+    if folder.resolve() != folder.absolute():  # it is emptied before a run, and a link could empty anything
+        raise UserError(f"{folder} lies behind a link to {folder.resolve()}; remove the link, "
+                        "or set DFNB_RUNS to where runs shall lie")
     folder.mkdir(parents=True, exist_ok=True)
     handle = os.open(folder / "lock", os.O_RDWR | os.O_CREAT, 0o644)
     for _ in range(20):  # whoever merely looks at the state has it for a moment

@@ -15,6 +15,8 @@ Scalar = bool | int | float | str | None  # what a notebook's parameter may be
 Word = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_-]+$")]  # becomes part of a path
 Chapter = Annotated[str, StringConstraints(pattern=r"^\d\d_[a-z0-9_]+$")]  # becomes a run's folder
 SweepName = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]*$")]
+Layout = Literal["ffpp", "ffpp-flat", "celeb-df", "manifest", "dfdc"]  # as in layouts.LAYOUTS
+Limit = Literal["pixels", "frames", "seconds", "timeout", "memory"]  # fields of video.Limits
 Values = Annotated[list[Scalar], Field(min_length=1)]
 
 
@@ -25,12 +27,49 @@ class Settings(BaseModel):
 
 
 class CorpusSettings(Settings):
-    """Which videos: `root` is a folder in the FF++ layout, or "demo" for the embedded world."""
+    """Which videos: `root` is a folder in a known layout, the CSV of a manifest, or "demo" for the embedded world.
+
+    `layout` is recognised where it is not given. `lists` is a folder of the official lists (train.json, val.json,
+    test.json, and conversion_dict.json where it is there), `identities` a CSV of id and person.
+    """
 
     root: str = Field(min_length=1)
+    layout: Layout | None = None
     compression: Literal["raw", "c23", "c40"] = "c23"
     methods: list[Word] = Field(default=["FaceSwap", "NeuralTextures"], min_length=1)
     videos_per_class: int | None = Field(default=100, ge=1)
+    lists: str | None = Field(default=None, min_length=1)
+    identities: str | None = Field(default=None, min_length=1)
+
+    @property
+    def index(self) -> dict:
+        """The options for `corpora.index`."""
+        return self.model_dump(exclude={"root", "lists", "identities"})
+
+    @property
+    def known(self) -> tuple[Path | None, Path | None]:
+        """The arguments of `splits.read_known`; relative paths count from the repository's root."""
+        return tuple(given and place(given) for given in (self.lists, self.identities))
+
+
+class OtherCorpus(Settings):
+    """Another corpus, for testing alone; all its manipulations where `methods` is not given."""
+
+    root: str = Field(min_length=1)
+    name: Word | None = None  # in tables; by default the folder's
+    layout: Layout | None = None
+    compression: Literal["raw", "c23", "c40"] = "c23"
+    methods: list[Word] | None = Field(default=None, min_length=1)
+    videos_per_class: int | None = Field(default=None, ge=1)
+
+    @property
+    def index(self) -> dict:
+        """The options for `corpora.index`."""
+        return self.model_dump(exclude={"root", "name"})
+
+    @property
+    def folder(self) -> Path:
+        return place(self.root)
 
 
 class DemoSettings(Settings):
@@ -42,11 +81,16 @@ class DemoSettings(Settings):
 
 
 class CropSettings(Settings):
-    """Faces: `frames` a video, evenly spaced; crops of `size` pixels; `margin` times the detector's box."""
+    """Faces: `frames` a video, evenly spaced; crops of `size` pixels; `margin` times the detector's box.
+
+    `limits`: what one video may cost, where `video.Limits` is too narrow; a class may lose the share `most_lost`.
+    """
 
     frames: int = Field(ge=1)
     size: int = Field(ge=16, le=1024)
     margin: float = Field(default=1.3, ge=1, le=3)
+    limits: dict[Limit, Annotated[int, Field(ge=1)]] = {}
+    most_lost: float = Field(default=0.5, ge=0, lt=1)
 
 
 class SweepSettings(Settings):
@@ -75,12 +119,18 @@ class SweepSettings(Settings):
         return self
 
 
+def place(path: str) -> Path:
+    """A path of a profile; a relative one counts from the repository's root."""
+    return paths.ROOT / Path(path).expanduser()
+
+
 class Profile(Settings):
     """Checked settings; `notebooks` maps a chapter to those parameters that differ from its own defaults."""
 
     name: str
     corpus: CorpusSettings
     demo: DemoSettings | None = None
+    test_corpora: list[OtherCorpus] = []
     crops: CropSettings
     clip: str = Field(default="tiny", min_length=1)
     notebooks: dict[Chapter, dict[str, Scalar]] = {}
@@ -100,11 +150,11 @@ class Profile(Settings):
         """Folder of the corpus; a relative root counts from the repository's root."""
         if self.demo:
             return paths.data() / self.name
-        return paths.ROOT / Path(self.corpus.root).expanduser()
+        return place(self.corpus.root)
 
     @property
     def settings(self) -> dict:
-        """What every chapter of the profile depends on, as plain JSON types."""
+        """What every chapter of the profile depends on, as plain JSON types; `test_corpora` concern one alone."""
         return self.model_dump(mode="json", include={"corpus", "demo", "crops", "clip"})
 
 
@@ -125,12 +175,14 @@ def load(name: str) -> Profile:
     path = folder() / f"{name}.yaml"
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError, ValueError) as error:  # ValueError: the 99th of May
         raise UserError(f"params/{path.name} is no readable YAML: {' '.join(str(error).split())}") from None
     if not isinstance(content, dict):
         raise UserError(f"params/{path.name} must hold the sections corpus and crops, not {content!r}")
+    if "name" in content:  # it becomes part of paths
+        raise UserError(f"params/{path.name}: there is no setting name; a profile is called as its file is")
     try:
-        return Profile(**{"name": name} | content)
+        return Profile.model_validate(content | {"name": name})
     except ValidationError as error:
         raise UserError(_sentence(path.name, error)) from None
 

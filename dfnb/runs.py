@@ -11,6 +11,7 @@
 import contextlib
 import os
 import platform
+import re
 import resource
 import shutil
 import subprocess
@@ -56,7 +57,7 @@ class Run:
     def stamp(self) -> str:
         """Where the numbers come from: profile, corpus, commit, device."""
         demo = self.profile.demo
-        corpus = f"demo world {demo.seed}, {demo.identities} identities" if demo else self.profile.folder.name
+        corpus = f"demo world {demo.seed}, {demo.identities} identities" if demo else escape(self.profile.folder.name)
         text = f"Profile {self.profile.name}; corpus {corpus}; commit {commit()}; {device()}."
         return text + (" These are demo numbers, not FaceForensics++." if demo else "")
 
@@ -75,12 +76,18 @@ class Run:
         if detector is not None:
             _save_detector(detector, self.folder)
         seconds = self.seconds | {"total": time.perf_counter() - self.began}
-        timing = {"seconds": seconds, "device": device(), "peak_memory_mb": peak_memory(), "inputs": _read}
+        timing = {"seconds": seconds, "device": device(), "precision": precision(), "peak_memory_mb": peak_memory(),
+                  "inputs": _read}
         paths.atomic_write(self.folder / "timing.json", canonical(timing))
         paths.atomic_write(self.folder / "metrics.json", canonical(metrics))
         if not self.managed:
             finish(self.folder)
             ledger.unlock(_held.pop(self.folder))
+
+
+def escape(name: object) -> str:
+    """A name from outside (a file, a folder) as plain text of Markdown and HTML: no markup, no directive."""
+    return re.sub(r"[^A-Za-z0-9 .,-]", lambda found: f"&#{ord(found[0])};", str(name))
 
 
 def start(
@@ -195,6 +202,12 @@ def device() -> str:
     if torch is not None and torch.cuda.is_available():
         return torch.cuda.get_device_name()
     return f"{os.cpu_count()} CPU cores ({platform.machine()})"
+
+
+def precision() -> list[str]:
+    """In what the frozen CLIP was computed by this process, where it was: features from the cache count not."""
+    hardware = sys.modules.get("dfnb.hardware")
+    return sorted(hardware.used) if hardware else []
 
 
 def peak_memory() -> float:

@@ -13,6 +13,7 @@ import pandas as pd
 from dfnb import UserError
 from dfnb.identity import (
     KEY,
+    LISTS,
     PARTS,
     REENACTMENTS,
     SWAPS,
@@ -26,6 +27,7 @@ from dfnb.identity import (
 __all__ = [
     "KEY",
     "LEAKY",
+    "LISTS",
     "PARTS",
     "REENACTMENTS",
     "REGIMES",
@@ -34,7 +36,7 @@ __all__ = [
     "audit",
     "check_disjoint",
 ]
-__all__ += ["fraction", "identity_groups", "mark", "read_known", "shown", "split"]
+__all__ += ["fraction", "identity_groups", "keep", "mark", "read_known", "shown", "split"]
 
 SHARES = (0.7, 0.2, 0.1)  # train, validation, test: the study's split of its real videos
 LEAKY = {  # regime -> what of a test video may have been seen in training
@@ -98,6 +100,23 @@ def fraction(parts: pd.DataFrame, videos: pd.DataFrame, share: float, seed: int)
     return parts[~gone].reset_index(drop=True)
 
 
+def keep(parts: pd.DataFrame, train_method: str, test_methods: Sequence[str]) -> pd.DataFrame:
+    """Return `parts` with reals everywhere, one manipulation in training and validation, others in the test alone.
+
+    So a regime that places every video (official, identity) asks what the study asks: is an unseen one detected?
+    """
+    fakes = {"train": [train_method], "validation": [train_method], "test": list(test_methods)}
+    placed = zip(parts["method"], parts["part"], strict=True)
+    kept = parts[[method == "real" or method in fakes[part] for method, part in placed]].reset_index(drop=True)
+    if missing := sorted({train_method, *test_methods} - set(kept["method"])):
+        found = ", ".join(sorted(set(parts["method"])))
+        raise UserError(f"no video of {', '.join(missing)} is where it is needed; the split has the methods {found}")
+    for part in ("train", "validation"):
+        if train_method not in set(kept.loc[kept["part"] == part, "method"]):
+            raise UserError(f"the split leaves the part {part!r} without videos of {train_method}; use another seed")
+    return kept
+
+
 def mark(regime: str) -> str:
     """Return the regime's name for a table or figure, with what it leaks where it is leaky."""
     return f"{regime} (leaky: {LEAKY[regime]})" if regime in LEAKY else regime
@@ -147,7 +166,8 @@ def official(videos: pd.DataFrame, given: Given) -> pd.DataFrame:
     """Follow the data set's own lists; a fake is taken where target and source stand in the same part."""
     if given.lists is None:
         raise UserError(
-            "the official regimes need the lists train.json, val.json, test.json: split(..., lists=...)"
+            "the official regimes need the lists train.json, val.json, test.json: set corpus.lists in the profile "
+            "to the folder that holds them, or call split(..., lists=...)"
         )
     place = {name: part for part, pairs in given.lists.items() for ids in pairs for name in ids}
     by_target, by_source = videos["target"].map(place), videos["source"].map(place)

@@ -1,5 +1,7 @@
 """Scores of several models on several splits -> the tables of the chapters."""
 
+from collections.abc import Sequence
+
 import pandas as pd
 
 from dfnb import UserError, compare, evaluate, metrics
@@ -38,6 +40,31 @@ def over_splits(per_split: pd.DataFrame, answer: str = CHOSEN) -> pd.DataFrame:
     table.insert(5, "lowest", grouped.AUC.min())
     table.insert(6, "highest", grouped.AUC.max())
     return table.assign(splits=grouped.split.nunique()).loc[["frame", "video"]].round(3)
+
+
+def by_method(scores: pd.DataFrame, methods: Sequence[str]) -> pd.DataFrame:
+    """The table of `over_splits` for some manipulations by themselves: the test part's reals against each one's fakes."""
+    tables = {}
+    for method in methods:
+        rows = scores[(scores.part != "test") | scores.method.isin(["real", method])]
+        tables[method] = over_splits(by_split(rows))
+    return pd.concat(tables, names=["tested on"]) if tables else pd.DataFrame()
+
+
+def across(scores: pd.DataFrame, home: pd.DataFrame) -> pd.DataFrame:
+    """One row per corpus and model: how a detector does on a corpus it was not fitted on, videos as the unit.
+
+    `scores` are those of `workbench.across`. `home` holds the scores of the same models and splits on their own corpus;
+    its validation part gives the threshold.
+    """
+    found = []
+    for (tested, model, split), rows in scores.groupby(["tested", "model", "split"], sort=False):
+        own = home[(home.model == model) & (home.split == split) & (home.part == "validation")]
+        both = pd.concat([own, rows.drop(columns="tested")], ignore_index=True)
+        videos = rows.drop_duplicates(metrics.VIDEO).label
+        found.append(chosen(by_split(both), "video").assign(
+            tested=tested, reals=int((videos == 0).sum()), fakes=int((videos == 1).sum())))
+    return pd.concat(found, ignore_index=True)[["tested", "model", "reals", "fakes", *MEASURES, "low", "high"]]
 
 
 def paired(scores: pd.DataFrame, first: str, second: str, *, level: float = 0.95, draws: int = 2000,

@@ -6,6 +6,7 @@ import math
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -15,6 +16,7 @@ from tqdm import tqdm
 
 from dfnb import UserError, metrics
 from dfnb.clip import Clip, Reader
+from dfnb.hardware import Pieces
 
 os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS is deterministic only with it
 
@@ -36,6 +38,7 @@ class Schedule:
     `epochs` counts validations. With `steps` that many gradient steps are spread evenly over them, whatever
     the amount of data; else an epoch shows as many crops as there are. `warmup` is a share of all steps;
     `flip` mirrors half of the crops; `patience` epochs without a better one end it (None: never).
+    `floor` is the learning rate at the end; `optimiser`: "adamw" or "sgd", the latter with momentum 0.9.
     """
 
     epochs: int = 4
@@ -46,6 +49,8 @@ class Schedule:
     patience: int | None = 2
     steps: int | None = None
     flip: bool = False
+    floor: float = 0.0
+    optimiser: str = "adamw"
 
     def __post_init__(self):
         for name, least in (("epochs", 1), ("batch", 2), ("patience", 1), ("steps", self.epochs)):
@@ -56,6 +61,10 @@ class Schedule:
             raise UserError(f"learning_rate must be a positive number, got {self.lr}")
         if self.weight_decay < 0:
             raise UserError(f"weight_decay must be at least 0, got {self.weight_decay}")
+        if not 0 <= self.floor <= self.lr:
+            raise UserError(f"floor must lie between 0 and the learning rate {self.lr:g}, got {self.floor}")
+        if self.optimiser not in ("adamw", "sgd"):
+            raise UserError(f"optimiser must be adamw or sgd, got {self.optimiser!r}")
         if not 0 <= self.warmup < 1:
             raise UserError(f"warmup is a share of all steps and must lie in [0, 1), got {self.warmup}")
 
@@ -67,11 +76,12 @@ class Schedule:
         return [after - before for before, after in zip(ends, ends[1:], strict=False)]
 
     def factor(self, step: int, total: int) -> float:
-        """Share of `lr` at a step: a linear rise over the warm-up, then half a cosine down to 0."""
+        """Share of `lr` at a step: a linear rise over the warm-up, then half a cosine down to `floor`."""
         rise = round(self.warmup * total)
         if step < rise:
             return (step + 1) / (rise + 1)
-        return 0.5 * (1 + math.cos(math.pi * (step - rise) / max(1, total - rise)))
+        least, fall = self.floor / self.lr, (step - rise) / max(1, total - rise)
+        return least + (1 - least) * 0.5 * (1 + math.cos(math.pi * fall))
 
 
 @contextlib.contextmanager
@@ -87,11 +97,20 @@ def seeded(seed: int, clip: Clip) -> Iterator[None]:
             torch.use_deterministic_algorithms(before)
 
 
-def balanced_loss(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    """Mean over the classes present of their mean cross-entropy; logits of fake (n,), labels (n,) 0 or 1."""
+def balanced_loss(logits: torch.Tensor, labels: torch.Tensor, sizes: torch.Tensor | None = None) -> torch.Tensor:
+    """Mean over the classes present of their mean cross-entropy; logits of fake (n,), labels (n,) 0 or 1.
+
+    `sizes` (2,) of the classes in a batch: then this is the share of the loss that some of its crops have.
+    """
     losses = F.binary_cross_entropy_with_logits(logits, labels.to(logits.dtype), reduction="none")
-    sizes = torch.bincount(labels, minlength=2)
+    sizes = torch.bincount(labels, minlength=2) if sizes is None else sizes
     return (losses / sizes[labels]).sum() / (sizes > 0).sum()
+
+
+def plain_loss(model: nn.Module, inputs, labels: torch.Tensor, sizes: torch.Tensor | None = None) -> tuple:
+    """The class-balanced cross-entropy of a model's logits of fake (n,), and these logits as float32."""
+    logits = model(inputs).float()
+    return balanced_loss(logits, labels, sizes), logits
 
 
 def balanced_rows(labels: np.ndarray, batch: int, generator: np.random.Generator) -> Iterator[np.ndarray]:
@@ -126,13 +145,12 @@ def features(model: nn.Module, view, clip: Clip, *, read: Reader | None = None) 
 
 def _apply(model: nn.Module, of: Callable, view, clip: Clip, read: Reader | None, *width: int) -> np.ndarray:
     """float32 (n, *width): `of` the crops, step by step, with the model in evaluation mode."""
-    read, step = read or clip.pixel_reader(view), max(1, PREDICT_TOKENS // clip.tokens)
+    read, pieces = read or clip.pixel_reader(view), Pieces(PREDICT_TOKENS // clip.tokens)
     was, found = model.training, np.empty((len(view), *width), np.float32)
     model.eval()
     with torch.inference_mode(), clip.precision():
-        for start in range(0, len(view), step):
-            rows = np.arange(start, min(start + step, len(view)))
-            found[rows] = of(read(rows)).cpu().numpy()
+        for rows, values in pieces.of(np.arange(len(view)), lambda rows: of(read(rows)).cpu()):
+            found[rows] = values.numpy()
     model.train(was)
     return found
 
@@ -151,11 +169,13 @@ def fit(
     schedule: Schedule,
     seed: int,
     reader: Callable[..., Reader] | None = None,
+    loss: Callable = plain_loss,
 ) -> list[dict]:
     """Train the parameters that require a gradient; leave those of the best validation AUC in the model.
 
-    The model maps what `reader(view)` reads (default `clip.pixel_reader`) to logits of fake (n,). The AUC is
-    of frames, not videos: ten validation videos are too few to tell epochs apart; the lower loss breaks ties.
+    The model maps what `reader(view)` reads (default `clip.pixel_reader`) to logits of fake (n,);
+    `loss(model, inputs, labels)` gives what is minimised and these logits, as float32. The AUC is of frames, not
+    videos: ten validation videos are too few to tell epochs apart; the lower loss breaks ties.
     Returns one row per epoch: epoch, steps, loss, train_auc (of the batches as they were learnt from),
     validation_auc, validation_loss, best. Raises `Diverged`, `NoGradient`, `UserError` if a class is absent.
     """
@@ -165,11 +185,12 @@ def fit(
     batches, check = _batches(train, reader(train), schedule, seed), reader(validation)
     lengths, history, best = schedule.lengths(len(train)), [], {}
     optimiser, rates = _optimiser(trained, schedule, sum(lengths))
+    pieces = Pieces(schedule.batch)
     with seeded(seed, clip), tqdm(total=sum(lengths), desc="training", disable=None, leave=False) as bar:
         for epoch, length in enumerate(lengths, start=1):
             row = {"epoch": epoch, "steps": sum(lengths[:epoch])}
             todo = itertools.islice(batches, length)
-            row |= _learn(model.train(), trained, todo, optimiser, rates, clip, bar)
+            row |= _learn(model.train(), trained, todo, optimiser, rates, clip, bar, pieces, loss)
             scores = predict(model, validation, clip, read=check)
             _check_finite("a validation score", scores, rates)
             row |= judge(scores, validation.labels)
@@ -186,26 +207,54 @@ def fit(
     return [row | {"best": row is best_row} for row in history]
 
 
-def _learn(model, trained, batches, optimiser, rates, clip, bar) -> dict:
+def _learn(model, trained, batches, optimiser, rates, clip, bar, pieces, minimised) -> dict:
     """One gradient step per batch; the mean loss, and the AUC of the logits as they were before each step."""
     losses, logits_seen, labels_seen = [], [], []
     for inputs, labels in batches:
-        with clip.precision():
-            logits = model(inputs).float()
-        loss = balanced_loss(logits, labels.to(logits.device))
+        loss, logits = _gradient(model, inputs, labels, optimiser, clip, pieces, minimised)
         _check_finite("the loss", loss, rates)
-        optimiser.zero_grad()
-        loss.backward()
         if idle := [name for name, value in trained.items() if value.grad is None]:
             raise NoGradient(f"{len(idle)} trainable parameters get no gradient: {', '.join(idle[:5])}")
         optimiser.step()
         rates.step()
         losses.append(loss.item())
-        logits_seen.append(logits.detach().cpu())
+        logits_seen.append(logits.cpu())
         labels_seen.append(labels)
         bar.update()
     seen = torch.cat(labels_seen).numpy(), torch.cat(logits_seen).numpy()
     return {"loss": float(np.mean(losses)), "train_auc": metrics.auc(*seen)}
+
+
+def _gradient(model, inputs, labels, optimiser, clip, pieces: Pieces, minimised) -> tuple[torch.Tensor, torch.Tensor]:
+    """Loss and logits (n,) of one batch, its gradient in the parameters: summed over pieces that fit into memory.
+
+    Pieces change the gradient by rounding alone, but for dropout, whose draws come in another order. Only the plain
+    loss is a sum over crops: another one, that may compare them, takes the batch whole.
+    """
+    sizes, plain = torch.bincount(labels, minlength=2).to(clip.device), minimised is plain_loss
+    of = partial(plain_loss, sizes=sizes) if plain else minimised
+    while True:
+        optimiser.zero_grad()
+        try:
+            parts = [_share(of, model, _cut(inputs, rows), labels[rows], clip) for rows in pieces.slices(len(labels))]
+        except torch.OutOfMemoryError as error:
+            if not plain:
+                raise
+            pieces.halve(len(labels), error)
+            continue
+        return sum(loss for loss, _ in parts), torch.cat([logits for _, logits in parts])
+
+
+def _cut(inputs, rows: slice):
+    """Some crops of a batch; a model may take several tensors."""
+    return tuple(part[rows] for part in inputs) if isinstance(inputs, tuple) else inputs[rows]
+
+
+def _share(minimised, model, inputs, labels, clip) -> tuple[torch.Tensor, torch.Tensor]:
+    with clip.precision():
+        loss, logits = minimised(model, inputs, labels.to(clip.device))
+    loss.backward()
+    return loss.detach(), logits.detach()
 
 
 def judge(scores: np.ndarray, labels: np.ndarray) -> dict:
@@ -230,12 +279,15 @@ def _check_finite(what: str, values: torch.Tensor | np.ndarray, rates) -> None:
 
 
 def _optimiser(trained: dict, schedule: Schedule, total: int):
-    """AdamW and its rate; gains, biases and other vectors are not decayed."""
+    """The optimiser and its rate; gains, biases and other vectors are not decayed."""
     groups = [
         {"params": [value for value in trained.values() if (value.ndim > 1) == matrix], "weight_decay": decay}
         for matrix, decay in ((True, schedule.weight_decay), (False, 0.0))
     ]
-    optimiser = torch.optim.AdamW(groups, lr=schedule.lr, fused=True)
+    if schedule.optimiser == "sgd":
+        optimiser = torch.optim.SGD(groups, lr=schedule.lr, momentum=0.9)
+    else:
+        optimiser = torch.optim.AdamW(groups, lr=schedule.lr, fused=True)
     return optimiser, torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: schedule.factor(step, total))
 
 

@@ -1,13 +1,27 @@
-"""Evenly spaced frames of one video file, with their exact indices; what cannot be read says why."""
+"""Evenly spaced frames of one video file with their exact indices; a guarded process decodes, and what fails says why."""
 
+import atexit
+import contextlib
+import json
 import os
-from dataclasses import dataclass
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from dataclasses import asdict, dataclass
+from multiprocessing.connection import wait
 from pathlib import Path
 
-import av
 import numpy as np
 
-OPTIONS = {"protocol_whitelist": "file"}  # a playlist inside a file may not open anything else
+from dfnb import UserError, paths
+
+PROGRAM = ["-P", "-m", "dfnb.decoding"]  # -P: no module of the current folder is imported
+START = 60  # seconds in which a decoder must be ready, on a busy machine and a slow disk too
+GRACE = 5  # seconds after its own alarm in which a decoder must have ended
+LIMITED = ("too large", "too long", "timed out", "crashed", "out of memory")  # kinds that other limits may change
 
 
 class Rejected(Exception):
@@ -23,6 +37,22 @@ class Rejected(Exception):
 
 
 @dataclass(frozen=True)
+class Limits:
+    """What one video may cost. A small file can claim any size; a video that means well stays far below."""
+
+    pixels: int = 2**24  # of a frame: two of 4K, half of what ruins a machine in a few frames
+    frames: int = 30_000  # 20 minutes at 25 a second: all are decoded, 5 to 25 ms each
+    seconds: int = 3600  # that the header promises
+    timeout: int = 120  # seconds on the clock until the decoder is killed; 1080p decodes 300 frames in one
+    memory: int = 4 * 2**30  # bytes of address space: 101 frames of 4K take 2.5 GB, the decoder's own 0.5
+
+    def __post_init__(self):
+        for name, value in asdict(self).items():
+            if not value > 0:
+                raise UserError(f"the limit {name} of a video must be positive, got {value!r}")
+
+
+@dataclass(frozen=True)
 class Clip:
     """Frames of one file: `frames` uint8 RGB (n, h, w, 3), `indices` (n,) in the file, `pts` (n,) seconds."""
 
@@ -30,6 +60,7 @@ class Clip:
     indices: np.ndarray
     pts: np.ndarray
     total: int  # frames in the file
+    bits: float | None = None  # per pixel of the compressed stream, where `traits` asks for them
 
 
 def spread(total: int, count: int) -> np.ndarray:
@@ -44,83 +75,143 @@ def spread(total: int, count: int) -> np.ndarray:
     return np.round(np.linspace(0, total - 1, min(count, total))).astype(int)
 
 
-def read(path: Path, count: int, *, threads: int = 0) -> Clip:
-    """Decode the whole file in order and keep `spread(total, count)` of its frames.
+def read(path: Path, count: int, *, threads: int = 0, limits: Limits | None = None) -> Clip:
+    """Decode the whole file in order and keep `spread(total, count)` of its frames, turned upright.
 
-    Decoding in order is exact where seeking is not, and it is the only way to see that a file is cut short.
-    `threads` = 0 lets the decoder choose; the pixels do not depend on it. Raises Rejected.
+    Decoding in order is exact where seeking is not, and it is the only way to see that a file is cut short. It
+    happens in a process of its own, which serves one file after another: a file that hangs or kills it is
+    rejected and the next one gets a new process. `threads` = 0 lets the decoder choose; the pixels do not
+    depend on it. Raises Rejected.
     """
-    path = Path(path).absolute()
-    try:
-        _check_file(path)
-        total = _declared(path)
-        indices = spread(total, count)
-        frames, pts, decoded, hidden = _decode(path, indices, threads)
-        if total - hidden <= decoded != total:  # an edit list hides some, or the header is wrong
-            total, indices = decoded, spread(decoded, count)
-            frames, pts, decoded, _ = _decode(path, indices, threads)
-    except av.error.FFmpegError as error:
-        passing = isinstance(error, FileNotFoundError | PermissionError)
-        raise Rejected(f"unreadable: {error.strerror}", passing) from error
-    except OSError as error:
-        raise Rejected(f"unreadable: {error.strerror}", passing=True) from error
-    if decoded < total or decoded == 0:
-        raise Rejected(f"truncated: {decoded} of {total} frames could be decoded")
-    return Clip(frames, indices, pts, total)
+    if count < 1:
+        raise ValueError(f"count must be at least 1, got {count}")
+    return _ask(path, count, threads, limits or Limits())
 
 
-def traits(path: Path) -> dict[str, float]:
-    """Traits of a file's video stream: width, height, frames, and bits per pixel of the compressed stream.
-
-    What `read` rejects may raise its errors here too; nothing is decoded.
-    """
-    with av.open(str(Path(path).absolute()), options=OPTIONS, metadata_errors="replace") as container:
-        stream = container.streams.video[0]
-        sizes = [packet.size for packet in container.demux(stream) if packet.size]
-        width, height = stream.width, stream.height
-    return {"width": width, "height": height, "frames": len(sizes),
-            "bits": 8 * sum(sizes) / (width * height * len(sizes))}
+def declared(path: Path, *, limits: Limits | None = None) -> int:
+    """The number of frames that a file's header promises; nothing is decoded. Raises Rejected."""
+    return _ask(path, 0, 1, limits or Limits()).total
 
 
-def _check_file(path: Path) -> None:
-    if path.is_dir():
-        raise Rejected("not a file: a folder has this name")
-    if os.stat(path).st_size == 0:
-        raise Rejected("empty: the file has zero bytes")
+def traits(path: Path, *, limits: Limits | None = None) -> dict[str, float]:
+    """Width, height, frames of a file's video stream, and its bits per pixel; nothing is decoded. Raises Rejected."""
+    found = _ask(path, -1, 1, limits or Limits())
+    height, width = found.frames.shape[1:3]
+    return {"width": width, "height": height, "frames": found.total, "bits": found.bits}
 
 
-def _declared(path: Path) -> int:
-    """The number of frames the header promises; where it says nothing, the number of video packets."""
-    with av.open(str(path), options=OPTIONS, metadata_errors="replace") as container:
-        if not container.streams.video:
-            raise Rejected("no video stream")
-        stream = container.streams.video[0]
-        if stream.codec_context is None:
-            raise Rejected("unknown codec: no decoder for the video stream")
-        total = stream.frames or sum(packet.size > 0 for packet in container.demux(stream))
-    if total < 1:
-        raise Rejected("no frames: the video stream is empty")
-    return total
+def _ask(path: Path, count: int, threads: int, limits: Limits) -> Clip:
+    request = {"path": os.path.abspath(path), "count": count, "threads": threads, "limits": asdict(limits)}
+    with _lock:
+        decoder, started = _running()
+        try:
+            return decoder.ask(request, limits)
+        except _Died:
+            if started:
+                raise
+        return _running()[0].ask(request, limits)  # the files before may have spoilt the old process
 
 
-def _decode(path: Path, wanted: np.ndarray, threads: int) -> tuple[np.ndarray, np.ndarray, int, int]:
-    """The wanted frames (n, h, w, 3), their times (n,), how many frames were decoded, how many are hidden."""
-    places = {index: place for place, index in enumerate(wanted.tolist())}
-    frames, pts, decoded, hidden = None, np.zeros(len(wanted)), 0, 0
-    with av.open(str(path), options=OPTIONS, metadata_errors="replace") as container:
-        stream = container.streams.video[0]
-        stream.thread_type = "AUTO"
-        stream.codec_context.thread_count = threads
-        rate = float(stream.average_rate or 25)
-        for packet in container.demux(stream):
-            hidden += packet.is_discard
-            for frame in packet.decode():
-                if decoded in places:
-                    image = frame.to_ndarray(format="rgb24")
-                    frames = np.empty((len(wanted), *image.shape), np.uint8) if frames is None else frames
-                    if image.shape != frames.shape[1:]:
-                        raise Rejected("changing size: the frames of the clip differ in width or height")
-                    frames[places[decoded]] = image
-                    pts[places[decoded]] = decoded / rate if frame.time is None else frame.time
-                decoded += 1
-    return frames, pts, decoded, hidden
+class _Died(Rejected):
+    """The decoder ended before it answered."""
+
+
+class _Decoder:
+    """A process that runs `dfnb.decoding`: a line of JSON for each video, pixels through an unnamed file."""
+
+    def __init__(self):
+        self.owner = os.getpid()  # a fork has the pipes too, and must not use them
+        self.pixels = os.fdopen(os.memfd_create("frames"), "rb") if hasattr(os, "memfd_create") else (
+            tempfile.TemporaryFile())  # noqa: SIM115
+        shared = self.pixels.fileno()
+        inherited = os.environ.get("PYTHONPATH")
+        environment = os.environ | {
+            "PYTHONPATH": os.pathsep.join([str(paths.ROOT), *([inherited] if inherited else [])]),
+            "MALLOC_ARENA_MAX": "2", "OPENBLAS_NUM_THREADS": "1"}  # else each thread reserves address space
+        self.process = subprocess.Popen(
+            [sys.executable, *PROGRAM, str(shared)], bufsize=0, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL, pass_fds=[shared], env=environment)
+        try:
+            self._line(START)
+        except (EOFError, TimeoutError, ValueError):
+            self.stop()
+            raise UserError(f"the process that decodes videos does not start (exit code {self.process.returncode}); "
+                            f"`python {' '.join(PROGRAM)} 1` in {paths.ROOT} says why") from None
+        except BaseException:
+            self.stop()
+            raise
+
+    def ask(self, request: dict, limits: Limits) -> Clip:
+        """The frames that the decoder gives; Rejected where it says so, is late or dies."""
+        try:
+            self.process.stdin.write(json.dumps(request).encode() + b"\n")
+            answer = self._line(limits.timeout + GRACE)
+            if "rejected" in answer:
+                raise Rejected(answer["rejected"], answer["passing"])
+            frames = np.empty((*answer["shape"], 3), np.uint8)
+            self.pixels.seek(0)
+            if frames.size and self.pixels.readinto(memoryview(frames).cast("B")) != frames.nbytes:
+                raise EOFError
+            return Clip(frames, np.array(answer["indices"]), np.array(answer["pts"]), answer["total"], answer.get("bits"))
+        except (EOFError, OSError, ValueError, KeyError, TypeError) as error:  # TimeoutError is an OSError
+            raise self._death(isinstance(error, TimeoutError), limits) from None
+        except Rejected:
+            raise
+        except BaseException:  # Ctrl-C: its answer would be taken for the next video's
+            self.stop()
+            raise
+
+    def _line(self, seconds: float) -> dict:
+        end, line = time.monotonic() + seconds, b""
+        while not line.endswith(b"\n"):
+            if not wait([self.process.stdout], max(0.0, end - time.monotonic())):
+                raise TimeoutError
+            piece = self.process.stdout.read(1 << 16)
+            if not piece:
+                raise EOFError
+            line += piece
+        return json.loads(line)
+
+    def _death(self, late: bool, limits: Limits) -> Rejected:
+        """Why a decoder did not answer; it is gone afterwards."""
+        if not late:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self.process.wait(GRACE)
+        code = self.process.poll()
+        self.stop()
+        if late or code in (-signal.SIGALRM, -signal.SIGXCPU):
+            return Rejected(f"timed out: decoding took more than {limits.timeout} s")
+        if code is None:
+            return _Died("crashed: the decoder talks nonsense")
+        told = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
+        return _Died(f"crashed: the decoder {told}")
+
+    def stop(self) -> None:
+        """End the process, whatever it does."""
+        if self.process.poll() is None:
+            self.process.kill()
+            with contextlib.suppress(subprocess.TimeoutExpired):  # stuck in a read of a dead disk: left behind
+                self.process.wait(GRACE)
+        for pipe in (self.process.stdin, self.process.stdout, self.pixels):
+            pipe.close()
+
+
+_lock = threading.Lock()
+_current: _Decoder | None = None
+
+
+def _running() -> tuple[_Decoder, bool]:
+    """This process's decoder, and whether it was started just now."""
+    global _current
+    if _current and _current.owner == os.getpid() and not _current.pixels.closed:
+        return _current, False
+    _current = _Decoder()
+    return _current, True
+
+
+def _stop() -> None:
+    if _current and _current.owner == os.getpid():
+        _current.stop()
+
+
+atexit.register(_stop)

@@ -1,14 +1,16 @@
 """What a notebook opens: one profile's videos, their crops, and CLIP."""
 
 import time
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
 import pandas as pd
 
+from dfnb import UserError, arms, corpora, crops, domain, ledger, metrics, paths, profiles, runs, splits
 from dfnb import clip as clips
-from dfnb import corpora, crops, domain, metrics, paths, profiles, splits, video
+from dfnb.cards import CARD
 from dfnb.methods import METHODS, Detector
 
 KEY = ["corpus", "method", "video"]
@@ -35,9 +37,21 @@ class Bench:
     def clip(self) -> clips.Clip:
         return clips.load(self.profile.clip)
 
+    @cached_property
+    def known(self) -> dict[str, dict]:
+        """The official lists, YouTube videos and persons that the profile names; see `splits.read_known`."""
+        return splits.read_known(*self.profile.corpus.known)
+
     def parts(self, regime: str = "study", *, seed: int, **options) -> pd.DataFrame:
-        """Split the videos by a named regime; see `splits.REGIMES`."""
-        return splits.split(self.videos, regime, seed=seed, **options)
+        """Split the videos by a named regime; see `splits.REGIMES`.
+
+        With `train_method` and `test_methods` every regime keeps the fakes that these leave (`splits.keep`).
+        """
+        given = {"frames": self.crops.frames} | self.known | options
+        parts = splits.split(self.videos, regime, seed=seed, **given)
+        if {"train_method", "test_methods"} <= set(options):
+            return splits.keep(parts, options["train_method"], options["test_methods"])
+        return parts
 
     def trial(self, method: str, parts: pd.DataFrame, *, seed: int, model: clips.Clip | None = None, **options) -> "Trial":
         """Fit one method on the training part, choosing on validation, and score validation and test.
@@ -52,7 +66,8 @@ class Bench:
                   for part, view in (("validation", validation), ("test", test))]
         seconds = time.perf_counter() - started
         judged = metrics.to_videos(scores[0])
-        detector.card |= {"threshold": metrics.best_threshold(judged.label, judged.score), "split": seed,
+        threshold = metrics.best_threshold(judged.label, judged.score)
+        detector.card |= {"threshold": None if np.isnan(threshold) else threshold, "split": seed,
                           "crops": self.profile.crops.model_dump(), "trained_on": self._told(train)}
         if "path" in self.videos and "x0" in train.frames:
             detector.card["domain"] = self._domain(train, validation, model or self.clip)
@@ -69,6 +84,23 @@ class Bench:
         features = [model.image_features(view) for view in (train, validation)]
         return domain.learn(domain.traits(self.videos, train.frames), *features, videos)
 
+    def paired(self, pairs: int, methods: list[str]) -> "Bench":
+        """A bench with at least `pairs` closed pairs of all `methods`, where the corpus has them.
+
+        That is this bench where its own videos hold them; else one of the first closed pairs of the whole corpus, a tenth
+        more than asked, since some may lose too many frames: the first hundred videos of FaceForensics++ hold few.
+        """
+        if len(arms.closed_pairs(self.crops.frames, methods, 1)) >= pairs:
+            return self
+        chosen = self.profile.corpus.index | {"videos_per_class": None, "methods": methods}
+        videos = _grouped(corpora.index(self.profile.folder, **chosen), self.profile)
+        found = arms.closed_pairs(videos, methods, 1)[: pairs + pairs // 10 + 1]
+        ids = {(pair.corpus, id) for pair in found for id in (pair.a, pair.b)}
+        videos = videos[[key in ids for key in zip(videos.corpus, videos.target, strict=True)]].reset_index(drop=True)
+        paired = Bench(self.profile, videos, _crops(videos, self.profile, True))
+        paired.clip = self.clip
+        return paired
+
     def view(self, parts: pd.DataFrame, part: str, methods: list[str] | None = None) -> crops.CropView:
         """Crops of one part, in the order of the store; `methods` keeps only some of them."""
         keys = [name for name in [*KEY, "frame"] if name in parts]
@@ -83,8 +115,7 @@ def open(profile: str, *, progress: bool = True) -> Bench:
     """Open a profile: make the demo corpus when it is missing, index the videos, crop the faces."""
     settings = profiles.load(profile)
     videos = index(settings, progress=progress)
-    view = crops.build(videos, **settings.crops.model_dump(), progress=progress)
-    return Bench(settings, videos, view)
+    return Bench(settings, videos, _crops(videos, settings, progress))
 
 
 def index(settings: profiles.Profile, *, progress: bool = True) -> pd.DataFrame:
@@ -94,34 +125,84 @@ def index(settings: profiles.Profile, *, progress: bool = True) -> pd.DataFrame:
 
         kinds = tuple(settings.corpus.methods)
         corpus.make(settings.folder, **settings.demo.model_dump(), kinds=kinds, progress=progress)
-    videos = corpora.index(settings.folder, **settings.corpus.model_dump(exclude={"root"}))
-    return videos.assign(group=splits.identity_groups(videos))
+    return _grouped(corpora.index(settings.folder, **settings.corpus.index), settings)
+
+
+def others(profile: profiles.Profile, *, progress: bool = True) -> Iterator[tuple[str, crops.CropView]]:
+    """The name and the crops of each corpus in the profile's `test_corpora`, cut as its own are.
+
+    Where such a corpus has parts of its own (Celeb-DF's list of testing videos), its test part alone is taken.
+    UserError where it is the corpus of the profile itself, or two have one name.
+    """
+    names: set[str] = set()
+    for other in profile.test_corpora:
+        name = other.name or (other.folder.parent if other.folder.is_file() else other.folder).name
+        if other.folder.resolve() == profile.folder.resolve():
+            raise UserError(f"test_corpora names {other.root}, the corpus that is trained on; name another one")
+        if name in names:
+            raise UserError(f"test_corpora has two corpora called {name}; give one of them another name")
+        names.add(name)
+        videos = corpora.index(other.folder, **other.index)
+        if "part" in videos and videos.part.eq("test").any():
+            videos = videos[videos.part.eq("test")].reset_index(drop=True)
+        videos = videos.assign(group=splits.identity_groups(videos))
+        yield name, _crops(videos, profile, progress)
+
+
+def across(
+    profile: profiles.Profile, results: Mapping[str, runs.Result], split: int, *, progress: bool = True
+) -> pd.DataFrame:
+    """Score the profile's `test_corpora` with detectors that finished chapters saved; empty when there are none.
+
+    `results`: the name of a model -> the result whose detector was fitted on `split`. One row a crop: a score table with
+    the constant part "test", and model, split and `tested`, the name of the corpus.
+    """
+    if not profile.test_corpora:
+        return pd.DataFrame()
+    clip, found = clips.load(profile.clip), []
+    detectors = {name: METHODS[ledger.read_json(result.folder / CARD)["method"]].load(result.folder, clip)
+                 for name, result in results.items()}
+    for tested, view in others(profile, progress=progress):
+        for model, detector in detectors.items():
+            found.append(scores_table(view, "test", detector.score(view), split=split, model=model, tested=tested))
+    return pd.concat(found, ignore_index=True)
+
+
+def _grouped(videos: pd.DataFrame, settings: profiles.Profile) -> pd.DataFrame:
+    """The videos with their identity groups, by all that the profile knows of them."""
+    known = splits.read_known(*settings.corpus.known)
+    return videos.assign(group=splits.identity_groups(videos, youtube=known.get("youtube"), persons=known.get("persons")))
+
+
+def _crops(videos: pd.DataFrame, settings: profiles.Profile, progress: bool) -> crops.CropView:
+    """The crops of some videos; the corpus's own parts stay behind, a split gives its own."""
+    videos = videos.drop(columns="part", errors="ignore")
+    return crops.build(videos, **settings.crops.model_dump(), progress=progress)
 
 
 def planted(profile: profiles.Profile, amplitude: float, *, identities: int, frames: int, seed: int | None = None,
-            workers: int | None = None, progress: bool = True) -> Bench:
-    """A small demo world with a planted cue of so many grey levels, reduced to what the cue adds to each picture.
+            workers: int | None = None, progress: bool = True) -> dict[str, Bench]:
+    """The same small demo world without and with a planted cue of so many grey levels: "cue off" and "cue on".
 
-    The cue gives away the label of scenes one knows and tells nothing about others (`demo.corpus.make`). A "crop" is a
-    whole picture minus the same one of a world without the cue, plus 128: on the picture itself, the scene tells a
-    leaky detector so much that a cue can add little. Reals and FaceSwap; the world's `seed` is the profile's unless
-    it is given.
+    The cue gives away the label of scenes one knows and tells nothing about others (`demo.corpus.make`). The fakes are
+    NeuralTextures at its weakest (nothing is lost in the bottleneck, no error of colour), so that there is next to
+    nothing else to be found. The world's `seed` is the profile's unless it is given.
     """
-    from dfnb.demo import corpus
+    from dfnb.demo import corpus, reenact
 
     if seed is None:
         seed = profile.demo.seed if profile.demo else 0
-    pictures = []
-    for cue in (0.0, amplitude):
+    kinds, weakest, worlds = ("NeuralTextures",), reenact.ReenactStrength(bottleneck=1.0, colour=0.0), {}
+    for name, cue in (("cue off", 0.0), ("cue on", amplitude)):
         place = paths.data() / f"{profile.name}-planted" / f"{seed}-{identities}-{frames}-{cue:g}"
-        corpus.make(place, seed=seed, identities=identities, frames=frames, kinds=("FaceSwap",), planted=cue,
+        corpus.make(place, seed=seed, identities=identities, frames=frames, kinds=kinds, reenact=weakest, planted=cue,
                     workers=workers, progress=progress)
-        videos = corpora.index(place, methods=["FaceSwap"])
-        pictures.append(np.concatenate([video.read(path, frames).frames for path in videos.path]).astype(np.int16))
-    added = np.clip(pictures[1] - pictures[0] + 128, 0, 255).astype(np.uint8)  # (n, h, w, 3)
-    videos = videos.assign(group=splits.identity_groups(videos))
-    table = videos.drop(columns="path").merge(pd.DataFrame({"frame": range(frames)}), how="cross")
-    return Bench(profile, videos, crops.CropView.of_arrays(added, table))
+        videos = corpora.index(place, methods=list(kinds))
+        videos = videos.assign(group=splits.identity_groups(videos))
+        look = profile.crops.model_dump(include={"size", "margin"})
+        view = crops.build(videos, frames=frames, **look, workers=workers, progress=progress)
+        worlds[name] = Bench(profile, videos, view)
+    return worlds
 
 
 def scores_table(view: crops.CropView, part: str, scores: np.ndarray, **columns) -> pd.DataFrame:

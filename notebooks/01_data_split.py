@@ -26,15 +26,16 @@ profile = "demo"  # name of a file in params/
 split_seed = 0  # seed of the split
 train_on = "FaceSwap"  # manipulation in training and validation
 test_on = "NeuralTextures"  # manipulation in the test part, never trained on
+regime = "study"  # how videos come into parts: "study", "identity", "official" (the profile's corpus.lists), ...
 shown = 8  # identities in the picture; 0 shows no face
 
 # %%
 plots.style()
 bench = workbench.open(profile)
-parts = bench.parts("study", seed=split_seed, train_method=train_on, test_methods=[test_on])
+parts = bench.parts(regime, seed=split_seed, train_method=train_on, test_methods=[test_on])
 run = runs.start("01_data_split", bench.profile, dict(
-    split_seed=split_seed, train_on=train_on, test_on=test_on, shown=shown))
-display(Markdown(run.stamp()))
+    split_seed=split_seed, train_on=train_on, test_on=test_on, regime=regime, shown=shown))
+display(Markdown(f"{run.stamp()} Split: {splits.mark(regime)}."))
 
 # %% [markdown]
 # ## Data
@@ -75,8 +76,9 @@ losses = bench.crops.losses()
 losses.set_index(["method", "status"]).round(4)
 
 # %% [markdown]
-# The study splits each class by itself {cite}`roessler2019`: most of the real videos and of the FaceSwap videos train, some validate, the remaining
-# real videos and all NeuralTextures videos test. All frames of a video stay in one part.
+# Only one manipulation trains and validates, another one tests. The regime `study` splits each class by itself: most of the real videos and of the training
+# manipulation train, some validate, the remaining real videos and all videos of the unseen manipulation test. `official` follows the lists that come with
+# FaceForensics++ {cite}`roessler2019`, in which a pair of ids and its fakes share a part; `identity` draws such parts anew. All frames of a video stay in one part.
 
 # %% [markdown]
 # ## Result
@@ -84,12 +86,12 @@ losses.set_index(["method", "status"]).round(4)
 # Videos and frames in each part, by class.
 
 # %%
-placed = bench.crops.frames.merge(parts, on=["corpus", "method", "video"])
+placed = bench.crops.frames.merge(parts, on=list(parts.columns.drop("part")))
 order = ["train", "validation", "test"]
 counts = placed.groupby(["part", "method"], sort=False).agg(
     videos=("video", "nunique"), frames=("frame", "size"))
 per_part = counts.videos.unstack(fill_value=0).reindex(
-    index=order, columns=bench.videos.method.unique())
+    index=order, columns=bench.videos.method.unique(), fill_value=0)
 counts.unstack(fill_value=0).reindex(order)
 
 # %% [markdown]
@@ -119,8 +121,8 @@ display(Markdown(f"Of {scene.videos} {test_on} test videos, {scene.seen_as_real:
 # %% [markdown]
 # ## Limits
 #
-# This is the split of the study that is reproduced here, and it leaks scenes between parts. Chapter 8 repeats every number over several draws of the split,
-# because a test part with few real videos moves a great deal from draw to draw.
+# The regime `study` is the split of the study that is reproduced here, and it leaks scenes between parts. Chapters 2 and 3 repeat every number over several
+# seeds, because a test part with few real videos moves a great deal from draw to draw.
 
 # %%
 run.save({"videos": summary.videos.to_dict(), "losses": losses.to_dict("records"),

@@ -26,9 +26,11 @@ from dfnb import metrics, plots, runs, splits, tables, workbench
 # %% tags=["parameters"]
 profile = "demo"  # name of a file in params/
 split_seed = 0  # first seed of the split
-repeats = 5  # splits drawn anew, with seeds split_seed, split_seed + 1, ...
+repeats = 5  # seeds split_seed, split_seed + 1, ...: of the split, and of the training alone where lists fix the split
 train_on = "FaceSwap"  # manipulation in training and validation
 test_on = "NeuralTextures"  # manipulation in the test part, never trained on
+also_test = ""  # further unseen manipulations, separated by blanks, each in a table of its own
+regime = "study"  # how videos come into parts: "study", "identity", "official" (the profile's corpus.lists), ...
 rank = 8  # r, rank of the added matrices
 alpha = 64  # scale of the addition, which is alpha / r times B A x
 dropout = 0.05  # share of the adapter's inputs dropped in training
@@ -45,8 +47,9 @@ bench = workbench.open(profile)
 options = dict(rank=rank, alpha=alpha, dropout=dropout, blocks=blocks,
                learning_rate=learning_rate, batch=batch, epochs=epochs, steps=steps)
 run = runs.start("03_lora_training", bench.profile, options | dict(
-    split_seed=split_seed, repeats=repeats, train_on=train_on, test_on=test_on, fraction=fraction))
-display(Markdown(run.stamp()))
+    split_seed=split_seed, repeats=repeats, train_on=train_on, test_on=test_on, also_test=also_test,
+    regime=regime, fraction=fraction))
+display(Markdown(f"{run.stamp()} Split: {splits.mark(regime)}."))
 
 # %% [markdown]
 # ## Data
@@ -54,7 +57,8 @@ display(Markdown(run.stamp()))
 # The same splits as in chapter 2, so that the two can be compared split by split.
 
 # %%
-parts = {seed: bench.parts("study", seed=seed, train_method=train_on, test_methods=[test_on])
+others = also_test.split()
+parts = {seed: bench.parts(regime, seed=seed, train_method=train_on, test_methods=[test_on, *others])
          for seed in range(split_seed, split_seed + repeats)}
 parts = {seed: splits.fraction(table, bench.videos, fraction, seed) for seed, table in parts.items()}
 parts[split_seed].groupby(["part", "method"], sort=False).size().unstack(fill_value=0)
@@ -72,8 +76,9 @@ parts[split_seed].groupby(["part", "method"], sort=False).size().unstack(fill_va
 # %%
 options |= {"blocks": blocks or None, "steps": steps or None}
 trials = {seed: bench.trial("lora", table, seed=seed, **options) for seed, table in parts.items()}
-scores = pd.concat([trial.scores for trial in trials.values()], ignore_index=True)
-scores = scores.assign(model="LoRA")
+every = pd.concat([trial.scores for trial in trials.values()], ignore_index=True)
+every = every.assign(model="LoRA")
+scores = every[~every.method.isin(others)]
 
 # %% [markdown]
 # Training goes on fitting its part when validation has stopped to gain: that is where the epoch is chosen. Each line is one split, each dot the epoch kept. A dot at
@@ -122,6 +127,13 @@ plots.timeline(pair, ax, threshold=row.threshold)
 plt.show()
 
 # %% [markdown]
+# Other unseen manipulations, each by itself, where `also_test` names some.
+
+# %%
+by_method = tables.by_method(every, others)
+display(by_method if len(by_method) else Markdown("None is named here."))
+
+# %% [markdown]
 # What the adaptation costs in parameters:
 
 # %%
@@ -142,4 +154,5 @@ display(Markdown(f"{detector.trainable:,} values were trained, {detector.trainab
 # %%
 run.seconds["LoRA"] = sum(trial.seconds for trial in trials.values()) / repeats
 run.save({"rows": per_split.to_dict("records"), "history": history.to_dict("records"),
-          "trainable": detector.trainable}, scores=scores, detector=detector)
+          "trainable": detector.trainable}, scores=scores, others=every[every.method.isin(others)],
+         detector=detector)

@@ -21,7 +21,7 @@ import matplotlib.pyplot as plt
 import pandas as pd
 from IPython.display import Markdown, display
 
-from dfnb import metrics, plots, power, profiles, reported, runs, tables
+from dfnb import metrics, plots, power, profiles, reported, runs, tables, workbench
 
 # %% tags=["parameters"]
 profile = "demo"  # name of a file in params/
@@ -118,6 +118,16 @@ display(Markdown(f"LoRA is ahead on {ahead} of {len(paired)} splits. The interva
                  f"on {better} splits and below zero on {worse}."))
 
 # %% [markdown]
+# ### Other corpora
+#
+# The detectors of the first split, tested on corpora that they never saw, where the profile names some (`test_corpora`): one row a corpus and model, videos as
+# the unit, the threshold from the validation part at home.
+
+# %%
+elsewhere = workbench.across(run.profile, dict(zip(["linear probe", "LoRA"], results, strict=True)), split)
+display(tables.across(elsewhere, scores).round(3) if len(elsewhere) else Markdown("The profile names no other corpus."))
+
+# %% [markdown]
 # ### The reported tables, decoded
 #
 # The study reports ACC and F1 of its videos, and its test part is known. That leaves one confusion matrix for each reported row, found here by trying all of
@@ -163,4 +173,5 @@ plt.show()
 # Splits share videos, so their results are not independent trials. The test part has few real videos, and no measure here is more certain than they allow.
 
 # %%
-run.save({"rows": per_split.to_dict("records"), "paired": paired.to_dict("records")})
+run.save({"rows": per_split.to_dict("records"), "paired": paired.to_dict("records")},
+         elsewhere=elsewhere)

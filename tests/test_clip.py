@@ -9,7 +9,7 @@ import transformers
 from safetensors.torch import load_file, save_file
 
 import dfnb.clip
-from dfnb import UserError, arrays, paths
+from dfnb import UserError, arrays, checkpoints, paths
 from dfnb.clip import enter, leave
 
 
@@ -73,6 +73,36 @@ def test_text_features_equal_transformers_and_have_unit_length(clip, clip_folder
 def test_a_prompt_that_is_too_long_is_named(clip):
     with pytest.raises(UserError, match="takes at most 48; shorten 'xxxx"):
         clip.text_features(["short", "x" * 60])
+
+
+@pytest.mark.parametrize("name", ["fixture", "tiny"])
+def test_a_prompt_filled_with_words_is_the_prompt_with_these_words(clip, name):
+    clip = clip if name == "fixture" else dfnb.clip.load("tiny", device="cpu")
+    prompts = ["a real photo of a face", "a noisy photo of a face"]
+    look_up = clip.model.text_model.embeddings.token_embedding
+    for prompt in prompts:
+        word = torch.tensor([clip.tokenizer(prompt.split()[1], add_special_tokens=False).input_ids])
+        feature = clip.text_around("a {} photo of a face", look_up(word))
+        tokens = clip.tokenizer([prompt], return_tensors="pt")
+        expected = torch.nn.functional.normalize(clip.model.get_text_features(**tokens).pooler_output, dim=-1)
+        torch.testing.assert_close(feature, expected, rtol=0, atol=1e-5)
+    torch.testing.assert_close(feature[0], torch.from_numpy(clip.text_features(prompts)[1]), rtol=0, atol=1e-5)
+
+
+def test_the_gradient_of_a_prompt_flows_to_its_filling_alone(clip):
+    filling = torch.randn(3, 2, 32, requires_grad=True)
+    features = clip.text_around("a {} b", filling)
+    assert features.shape == (3, 24)
+    torch.testing.assert_close(features.norm(dim=-1), torch.ones(3))
+    features[1].sum().backward()
+    assert (filling.grad[1] != 0).all() and (filling.grad[[0, 2]] == 0).all()
+    assert all(value.grad is None for value in clip.model.parameters())
+
+
+def test_a_gap_that_is_too_long_is_refused(clip):
+    assert clip.text_around("ab {} cd", torch.zeros(1, 42, 32)).shape == (1, 24)  # 42 + 2 + 2 + start and end = 48
+    with pytest.raises(UserError, match="'ab {} cd' with a gap of 43 has 49 tokens, .* takes at most 48"):
+        clip.text_around("ab {} cd", torch.zeros(1, 43, 32))
 
 
 def test_the_two_halves_of_the_tower_make_the_whole(clip, images):
@@ -208,7 +238,7 @@ def test_a_damaged_or_foreign_checkpoint_is_one_sentence(clip_folder, tmp_path):
 
 @pytest.mark.parametrize("name", ["no-such-clip", "./no/such", "no/such/folder", "../x"])
 def test_a_name_that_is_no_folder_and_no_hub_name_is_refused_without_a_network(name, monkeypatch):
-    monkeypatch.setattr(dfnb.clip, "snapshot_download", None)
+    monkeypatch.setattr(checkpoints, "snapshot_download", None)
     with pytest.raises(UserError, match='was not found: there is no such folder; give "tiny"'):
         dfnb.clip.load(name)
 
@@ -222,10 +252,10 @@ def test_a_hub_name_is_looked_up_locally_first_then_downloaded_then_refused(clip
             raise OSError("offline")
         return clip_folder
 
-    monkeypatch.setattr(dfnb.clip, "snapshot_download", download)
+    monkeypatch.setattr(checkpoints, "snapshot_download", download)
     assert dfnb.clip.load("owner/clip@v1", device="cpu").name == "owner/clip@v1"
     assert asked == [("owner/clip", "v1", True), ("owner/clip", "v1", False)]
-    with pytest.raises(UserError, match="'owner/unknown' was not found: OSError"):
+    with pytest.raises(UserError, match=r"'owner/unknown' was not found: revision main is neither in .* \(OSError\)"):
         dfnb.clip.load("owner/unknown")
 
 

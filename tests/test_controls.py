@@ -61,8 +61,3 @@ def test_the_share_of_lost_frames_is_counted_per_video():
     frames = pd.DataFrame({"corpus": "c", "method": "real", "video": ["0"] * 4 + ["1"], "group": [7] * 4 + [8],
                            "label": 0, "row": [0, -1, 1, 2, -1]})
     assert controls.missing(frames).set_index("video").score.to_dict() == {"0": 0.25, "1": 1.0}
-
-
-def test_the_grey_grid_averages_cells_over_pixels_and_colours(view):
-    cells = view.images().astype(float).reshape(48, 2, 4, 2, 4, 3).mean((2, 4, 5))  # 2 x 2 cells of 4 x 4 pixels
-    np.testing.assert_allclose(controls.GreyGrid(2).image_features(view), cells.reshape(48, 4), rtol=1e-5)

@@ -70,14 +70,14 @@ def test_a_missing_or_empty_root_names_the_path_and_the_way_out(layout, tmp_path
 
 
 def test_a_missing_method_or_compression_says_what_was_found(layout):
-    assert "found FaceSwap, NeuralTextures" in message(layout, methods=["Deepfakes"])
+    assert "found the methods FaceSwap, NeuralTextures" in message(layout, methods=["Deepfakes"])
     missing = message(layout, methods=[], compression="c40")
     assert "in compression c40" in missing and "found c23" in missing
     assert "one of raw, c23, c40, got 'c24'" in message(layout, methods=[], compression="c24")
 
 
 def test_a_method_cannot_lead_out_of_the_corpus(layout):
-    assert "no method '../original_sequences'" in message(layout, methods=["../original_sequences"])
+    assert "no videos of ../original_sequences" in message(layout, methods=["../original_sequences"])
 
 
 def test_a_class_without_videos_and_a_fake_without_a_pair_are_named(layout):
@@ -91,3 +91,58 @@ def test_a_class_without_videos_and_a_fake_without_a_pair_are_named(layout):
 
 def test_fewer_than_one_video_per_class_is_refused(layout):
     assert "at least 1" in message(layout, methods=[], videos_per_class=0)
+
+
+def test_without_methods_all_of_them_are_listed_by_name(layout):
+    assert corpora.index(layout).method.unique().tolist() == ["real", "FaceSwap", "NeuralTextures"]
+
+
+def test_a_copy_of_a_video_is_refused_and_upper_case_is_the_same_ending(layout):
+    place = layout / "original_sequences/youtube/c23/videos"
+    (place / "010.mp4").rename(place / "010.MP4")
+    assert corpora.index(layout, methods=[]).video.tolist() == ["000", "003", "010"]
+    (place / "010.mp4").touch()
+    assert "one video lies in two places" in message(layout, methods=[])
+    (place / "010.mp4").rename(place / "010 (1).mp4")
+    assert "010 (1).mp4 is not named <id>.mp4; rename or remove it" in message(layout, methods=[])
+
+
+def test_links_to_files_and_folders_are_followed(layout, tmp_path_factory):
+    elsewhere = tmp_path_factory.mktemp("elsewhere")
+    shelf = layout / "manipulated_sequences/FaceSwap"
+    shelf.rename(elsewhere / "FaceSwap")
+    shelf.symlink_to(elsewhere / "FaceSwap")
+    (shelf / "c23/videos/003_010.mp4").symlink_to(elsewhere / "FaceSwap/c23/videos/003_000.mp4")
+    assert corpora.index(layout, methods=["FaceSwap"]).video.tolist()[3:] == ["000_003", "003_000", "003_010"]
+    linked = layout.with_name(f"{layout.name}-link")
+    linked.symlink_to(layout)
+    assert len(corpora.index(linked, methods=["FaceSwap"])) == 6
+
+
+def test_hidden_folders_hold_no_method(layout):
+    (layout / "manipulated_sequences/FaceSwap").rename(layout / "manipulated_sequences/.FaceSwap")
+    assert "found the methods NeuralTextures" in message(layout, methods=[".FaceSwap"])
+
+
+def test_deepfakedetection_comes_with_the_actors_as_its_reals(layout):
+    for folder, name in (("original_sequences/actors", "01__talking"),
+                         ("manipulated_sequences/DeepFakeDetection", "01_02__talking__ABCDEFGH")):
+        (layout / folder / "c23/videos").mkdir(parents=True)
+        (layout / folder / f"c23/videos/{name}.mp4").touch()
+    videos = corpora.index(layout, methods=["DeepFakeDetection"])
+    assert videos[["corpus", "method", "target"]].to_numpy().tolist() == [
+        ["DFD", "real", "01"], ["DFD", "DeepFakeDetection", "01"]]
+    assert videos.source.tolist()[1] == "02"
+    both = corpora.index(layout, methods=["FaceSwap", "DeepFakeDetection"], videos_per_class=1)
+    assert both.groupby(["corpus", "method"]).size().to_dict() == {
+        ("DFD", "DeepFakeDetection"): 1, ("DFD", "real"): 1, ("FF++", "FaceSwap"): 1, ("FF++", "real"): 1}
+    for file in (layout / "original_sequences/actors/c23/videos").iterdir():
+        file.unlink()
+    assert "no real videos of DFD" in message(layout, methods=["FaceSwap", "DeepFakeDetection"])
+
+
+def test_masks_are_no_compression(layout):
+    masks = layout / "manipulated_sequences/FaceSwap/masks/videos"
+    masks.mkdir(parents=True)
+    (masks / "003_000.mp4").touch()
+    assert len(corpora.index(layout, methods=["FaceSwap"])) == 5

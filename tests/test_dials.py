@@ -5,7 +5,7 @@ import json
 import pandas as pd
 import pytest
 
-from dfnb import dials
+from dfnb import dials, paths
 
 
 def rows(*values):
@@ -43,3 +43,23 @@ def test_a_turn_trains_each_swap_and_tests_each_reenactment(tmp_path, monkeypatc
     page = dials.write(table, tmp_path, lora)
     assert "| as frozen | wider" in page.read_text() and "rank 2" in page.read_text()
     assert len(json.loads((tmp_path / "dials.json").read_text())["rows"]) == 4
+
+
+def test_moves_compare_each_dial_with_its_frozen_setting_split_by_split():
+    table = dials.moves(rows((dials.FROZEN, 0, .5, .6), (dials.FROZEN, 1, .7, .6), ("b", 0, .5, .9), ("b", 1, .7, .8)))
+    only = table.iloc[0]
+    assert only[["dial", "turned to", "up", "of"]].tolist() == ["swap", "b", 2, 2]
+    assert only[["change", "lowest", "highest"]].tolist() == pytest.approx([.25, .2, .3])
+
+
+def test_it_says_what_the_differences_show():
+    table = rows((dials.FROZEN, 0, .5, .6), (dials.FROZEN, 1, .7, .6), ("b", 0, .5, .9), ("b", 1, .7, .8))
+    assert dials.says(table) == (
+        "LoRA is ahead of the probe on most splits at 1 of 2 settings. Turned alone, these move the difference the same "
+        "way in every world and split: b (+0.250 on average, +0.200 to +0.300).")
+
+
+def test_the_tracked_page_is_what_the_tracked_rows_give(tmp_path):
+    content = json.loads((paths.ROOT / "book" / "dials.json").read_text())
+    page = dials.write(pd.DataFrame(content["rows"]), tmp_path, content["lora"])
+    assert page.read_text() == (paths.ROOT / "book" / "dials.md").read_text()

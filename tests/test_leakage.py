@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from dfnb import arms, compare, controls, leakage, profiles, workbench
+from dfnb import compare, leakage, profiles, workbench
 from dfnb.crops import CropView
 
 
@@ -119,12 +119,14 @@ def test_naming_finds_the_scene_in_scene_features_and_the_face_in_face_features(
     assert found.chance.tolist() == [1 / 3] * 3 and found.frames.tolist() == [6, 12, 12]
 
 
-def test_a_planted_cue_is_found_by_the_arms_that_know_the_scene_and_by_no_other(tmp_path, monkeypatch):
-    monkeypatch.setenv("DFNB_DATA", str(tmp_path))
-    world = workbench.planted(profiles.load("smoke"), 20, identities=20, frames=4, seed=5, workers=1, progress=False)
-    designs = {fold: arms.design(world.crops.frames, test_methods=[], pairs=4, validation=2, per_video=2, fold=fold)
-               for fold in range(5)}
-    trials = leakage.trials(world, designs, "probe", seed=0, model=controls.GreyGrid())
-    auc = leakage.gaps(leakage.collect({"cue alone": trials}), "FaceSwap", draws=50).set_index("arm").AUC
-    assert auc["frame"] > 0.95 and auc["video"] > 0.95
-    assert auc["target"] < 0.75 and auc["identity"] < 0.75
+def test_a_planted_cue_is_found_where_frames_are_split_and_not_where_identities_are(tmp_path, monkeypatch):
+    for name in ("DATA", "CACHE"):
+        monkeypatch.setenv(f"DFNB_{name}", str(tmp_path))
+    worlds = workbench.planted(profiles.load("smoke"), 30, identities=20, frames=6, seed=5, workers=1, progress=False)
+    trials = leakage.planted(worlds, "NeuralTextures", ("frame", "identity"), seeds=range(3), model=worlds["cue on"].clip)
+    found = leakage.gaps(leakage.collect(trials), "NeuralTextures", reference="cue off", draws=200)
+    leaky, strict = (found[(found.arm == "cue on") & (found.model == name)].iloc[0] for name in trials)
+    assert leaky.gap_low > 0 and leaky.AUC > 0.8
+    assert strict.gap_low < 0 < strict.gap_high or abs(strict.gap) < 0.1
+    words = leakage.finds(found).splitlines()
+    assert len(words) == 2 and "frame (leaky" in words[0] and ": raised, +0." in words[0]

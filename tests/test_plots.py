@@ -29,6 +29,13 @@ def test_a_gallery_has_a_row_a_class_and_shows_the_pixels():
     plt.close(figure)
 
 
+def test_names_with_dollars_are_drawn_as_they_are():
+    plots.style()
+    figure = plots.gallery({"$\\frac": np.zeros((1, 8, 8, 3), np.uint8)}, columns=["$\\nonsense{$"])
+    figure.canvas.draw()  # a formula with a mistake in it is an error here
+    plt.close(figure)
+
+
 def test_a_roc_runs_from_corner_to_corner(ax):
     plots.roc({"model": pd.DataFrame({"label": [0, 0, 1, 1], "score": [0.1, 0.6, 0.4, 0.9]})}, ax)
     x, y = ax.lines[0].get_data()

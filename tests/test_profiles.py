@@ -1,8 +1,11 @@
 """Profiles: what is in params/ is valid, and every mistake is one sentence that names file and key."""
 
+import dataclasses
+from typing import get_args
+
 import pytest
 
-from dfnb import UserError, paths, profiles
+from dfnb import UserError, layouts, paths, profiles, video
 
 GOOD = """
 corpus: {root: /videos, compression: c40, methods: [Deepfakes], videos_per_class: null}
@@ -67,14 +70,57 @@ def test_an_unknown_name_is_answered_with_the_known_ones(name):
     ("03_lora_training", "../03", r"notebooks.../03"),
     ("clip:", "klip:", r"there is no setting klip; remove it or correct its name"),
     ("/videos", "demo", r'a section "demo" and corpus.root "demo" go together'),
+    ("/videos,", "/videos, layout: kaggle,", r"corpus.layout is 'kaggle', but .* 'ffpp', 'ffpp-flat', 'celeb-df'"),
     (GOOD, "[1, 2]", r"must hold the sections corpus and crops, not \[1, 2\]"),
     (GOOD, "a: [", r"params/mine.yaml is no readable YAML"),
+    (GOOD, "[" * 5000, r"params/mine.yaml is no readable YAML"),
+    (GOOD, "when: 2026-99-99", r"params/mine.yaml is no readable YAML"),
+    (GOOD, "!!python/object/apply:os.system [touch hacked]", r"params/mine.yaml is no readable YAML"),
+    ("clip:", "name: ../../evil\nclip:", r"there is no setting name; a profile is called as its file is"),
+    ("clip:", "1: x\nclip:", r"params/mine.yaml"),
+    ("{rank: 16,", "{1: 16,", r"params/mine.yaml: notebooks.03_lora_training.1"),
+    ("clip:", "__import__('os').system('touch hacked'): 1\nclip:", r"there is no setting __import__\('os'\)"),
+    ("clip:", "sweeps: {../x: {notebook: 03_lora_training, seeds: [1]}}\nclip:", r"sweeps.\.\./x"),
+    ("size: 224", "size: 224, limits: {frames: 0}", r"crops.limits.frames is 0, but .* greater than or equal to 1"),
+    ("size: 224", "size: 224, limits: {colour: 1}", r"crops.limits.colour"),
+    ("size: 224", "size: 224, most_lost: 1.5", r"crops.most_lost is 1.5, but .* less than 1"),
 ])
 def test_a_mistake_is_one_sentence_with_file_and_key(write, old, new, sentence):
     write(GOOD.replace(old, new))
     with pytest.raises(UserError, match=sentence) as caught:
         profiles.load("mine")
     assert "\n" not in str(caught.value)
+
+
+def test_layout_lists_and_test_corpora_are_settings_and_a_new_test_corpus_concerns_no_chapter(write):
+    write(GOOD.replace("root: /videos", "root: /videos, layout: ffpp-flat, lists: my lists, identities: /who.csv"))
+    profile = profiles.load("mine")
+    assert profile.corpus.index == {"layout": "ffpp-flat", "compression": "c40", "methods": ["Deepfakes"],
+                                    "videos_per_class": None}
+    assert [str(path) for path in profile.corpus.known] == [str(paths.ROOT / "my lists"), "/who.csv"]
+    write(GOOD + "test_corpora: [{root: data/celeb, layout: celeb-df}]")
+    other = profiles.load("mine").test_corpora[0]
+    assert other.folder == paths.ROOT / "data" / "celeb"
+    assert other.index == {"layout": "celeb-df", "compression": "c23", "methods": None, "videos_per_class": None}
+    assert "test_corpora" not in profiles.load("mine").settings
+
+
+def test_the_layouts_of_a_profile_are_those_that_can_be_read():
+    assert set(get_args(profiles.Layout)) == set(layouts.LAYOUTS)
+
+
+@pytest.mark.parametrize(("name", "per_block", "blocks"), [("ffpp-study", 4 * 768, 8), ("ffpp", 4 * 1024, 6)])
+def test_the_profiles_of_faceforensics_adapt_as_many_values_as_the_study_reports(name, per_block, blocks):
+    lora = profiles.load(name).notebooks["03_lora_training"]
+    assert lora["blocks"] == blocks
+    assert per_block * blocks == 24_576  # times r = 8: 0.20 M
+
+
+def test_limits_of_a_profile_are_those_of_a_video(write):
+    write(GOOD.replace("size: 224", "size: 224, limits: {timeout: 900, frames: 90000}"))
+    given = profiles.load("mine").crops.limits
+    assert (video.Limits(**given).timeout, video.Limits(**given).frames) == (900, 90000)
+    assert set(get_args(profiles.Limit)) == {field.name for field in dataclasses.fields(video.Limits)}
 
 
 def test_more_crops_than_frames_is_a_mistake(write):

@@ -1,8 +1,10 @@
 """The run contract: DONE last and only with all artefacts, states with their reason, one owner at a time."""
 
 import errno
+import html
 import json
 import re
+import string
 import subprocess
 import sys
 
@@ -137,6 +139,15 @@ def test_a_changed_corpus_makes_a_run_stale_and_an_absent_one_does_not(home, pro
     assert state(home) == ("done", "")
 
 
+def test_a_link_to_nowhere_does_not_hide_changes_of_the_other_videos(home, profile):
+    link = next((home / "corpus").rglob("000_001.mp4")).with_name("000_002.mp4")
+    link.symlink_to(home / "nowhere")
+    runs.start("03_x", profile, GIVEN).save({})
+    assert state(home) == ("done", "")
+    next((home / "corpus").rglob("000.mp4")).write_bytes(b"another video")
+    assert state(home) == ("stale", "the files of the corpus have changed")
+
+
 def test_changed_code_makes_a_run_stale_but_prose_does_not(home, profile):
     runs.start("03_x", profile, GIVEN).save({})
     script = home / "notebooks" / "03_x.py"
@@ -170,6 +181,31 @@ def test_other_parameters_have_a_folder_that_no_value_can_choose(home, profile):
     assert sweep.exists()
 
 
+def test_a_run_behind_a_link_is_refused_and_a_link_in_a_run_is_not_followed(home, profile):
+    outside = home / "outside"
+    outside.mkdir()
+    (outside / "thesis.tex").write_text("years of work")
+    for link in (home / "runs" / "p", home / "runs" / "p" / "03_x"):
+        link.parent.mkdir(exist_ok=True)
+        link.symlink_to(outside)
+        with pytest.raises(UserError, match="lies behind a link to .*outside.*; remove the link, or set DFNB_RUNS"):
+            runs.start("03_x", profile, GIVEN)
+        assert (outside / "thesis.tex").exists() and len(list(outside.iterdir())) == 1
+        link.unlink()
+    runs.start("03_x", profile, GIVEN).save({})
+    (home / "runs" / "p" / "03_x" / "adapter").symlink_to(outside)
+    ledger.clear(home / "runs" / "p" / "03_x")
+    assert (outside / "thesis.tex").read_text() == "years of work"
+    assert {path.name for path in (home / "runs" / "p" / "03_x").iterdir()} == {"lock"}
+
+
+@pytest.mark.parametrize("name", ["<script>alert(1)", "{eval}`1`", "*a* _b_ $x$ [l](j:x)", "# a\n- b", "|a|", "&lt;"])
+def test_a_name_from_outside_is_no_markup(name):
+    shown = runs.escape(name)
+    assert html.unescape(shown) == name
+    assert set(re.sub("&#[0-9]+;", "", shown)) <= set(string.ascii_letters + string.digits + " .,-")
+
+
 @pytest.mark.parametrize(("given", "sentence"), [
     ({"rank": 8, "alpha": 1.0}, "03_x declares note, but does not pass it"),
     (GIVEN | {"beta": 1}, "has no parameter 'beta'; it declares profile .str., rank .int."),
@@ -180,6 +216,22 @@ def test_parameters_that_do_not_fit_the_notebook_are_refused(home, profile, give
     with pytest.raises(UserError, match=sentence):
         runs.start("03_x", profile, given)
     assert list((home / "runs").iterdir()) == []
+
+
+HOSTILE = ["__import__('os').system('touch hacked')", "rank = 1; import os", "../../rank", "{rank}", "rank\nimport os", ""]
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_a_name_that_is_code_or_a_path_reaches_no_notebook(home, profile, name):
+    notebook = home / "notebooks" / "03_x.ipynb"
+    (home / "params" / "p.yaml").write_text(
+        (home / "params" / "p.yaml").read_text() + json.dumps({"notebooks": {"03_x": {name: 1}}})[1:-1])
+    for refused in (lambda: chapters.chapter_parameters(notebook, profiles.load("p")),
+                    lambda: runs.start("03_x", profile, GIVEN | {name: 1}),
+                    lambda: chapters.parse(notebook, [f"{name}=1"])):
+        with pytest.raises(UserError, match="has no parameter"):
+            refused()
+    assert list((home / "runs").iterdir()) == [] and not (paths.ROOT / "hacked").exists()
 
 
 @pytest.mark.parametrize("name", ["04_absent", "../03_x", "/etc/passwd"])
@@ -262,4 +314,6 @@ def test_the_stamp_says_what_the_numbers_are_not(home, profile):
                             crops={"frames": 2, "size": 64})
     stamp = runs.start("03_x", demo, GIVEN).stamp()
     assert "Profile p; corpus demo world 7, 4 identities; commit " in stamp
+    odd = profile.model_copy(update={"corpus": profile.corpus.model_copy(update={"root": "/x/<b>{eval}`1`"})})
+    assert "corpus &#60;b&#62;&#123;eval&#125;&#96;1&#96;; " in runs.start("03_x", odd, GIVEN).stamp()
     assert stamp.endswith("These are demo numbers, not FaceForensics++.")

@@ -257,6 +257,13 @@ def test_what_a_folder_knows_is_read_and_bad_files_are_named(tmp_path):
     assert known["lists"]["validation"] == [("000", "001")]
     assert known["youtube"] == {"000": "-a b_C", "001": "xyz"}
     assert known["persons"] == {"000": "ann"}
+    (tmp_path / "others.csv").write_text("id,person\n007,bob\n")
+    assert splits.read_known(None, tmp_path / "others.csv") == {"persons": {"007": "bob"}}
+    assert splits.read_known(tmp_path, tmp_path / "others.csv")["persons"] == {"007": "bob"}
+    with pytest.raises(UserError, match="there is no folder .*nowhere of lists"):
+        splits.read_known(tmp_path / "nowhere")
+    with pytest.raises(UserError, match="there is no file .*nowhere of persons"):
+        splits.read_known(None, tmp_path / "nowhere")
     (tmp_path / "val.json").write_text('["000"]')
     with pytest.raises(UserError, match="val.json must be a list of pairs"):
         splits.read_known(tmp_path)
@@ -291,6 +298,33 @@ def test_the_official_lists_leave_four_test_ids_linked_to_training():
     splits.check_disjoint(strict, videos, groups=groups, between=("train", "test"))
     with pytest.raises(UserError, match="078, 755, 759, 955"):
         splits.check_disjoint(official, videos, groups=groups)
+
+
+def test_a_split_keeps_one_manipulation_to_train_and_others_to_test():
+    videos = corpus_of([f"{at:03d}" for at in range(20)], [(f"{at:03d}", f"{at ^ 1:03d}") for at in range(20)],
+                       methods=["FaceSwap", "NeuralTextures", "Deepfakes"])
+    parts = splits.split(videos, "identity")
+    kept = splits.keep(parts, "FaceSwap", ["NeuralTextures"])
+    assert kept.groupby(["part", "method"]).size().to_dict() == {
+        ("train", "real"): 14, ("train", "FaceSwap"): 14, ("validation", "real"): 4, ("validation", "FaceSwap"): 4,
+        ("test", "real"): 2, ("test", "NeuralTextures"): 2}
+    within = splits.keep(parts, "Deepfakes", ["Deepfakes"])  # a corpus of one manipulation: nothing is unseen
+    assert within.query("method == 'Deepfakes'").part.value_counts().to_dict() == {"train": 14, "validation": 4, "test": 2}
+    study = splits.split(videos, "study")
+    pd.testing.assert_frame_equal(splits.keep(study, "FaceSwap", ["NeuralTextures"]), study)
+    with pytest.raises(UserError, match="no video of Face2Face is where it is needed; the split has the methods Deepfakes"):
+        splits.keep(parts, "FaceSwap", ["Face2Face"])
+    with pytest.raises(UserError, match="leaves the part 'validation' without videos of FaceSwap"):
+        splits.keep(parts[(parts.part != "validation") | (parts.method != "FaceSwap")], "FaceSwap", ["Deepfakes"])
+
+
+def test_persons_of_a_column_are_joined_within_their_corpus():
+    videos = corpus_of(["000", "001", "002"], []).assign(person=["ann", None, "ann"])
+    both = pd.concat([videos, videos.assign(corpus="other")], ignore_index=True)
+    groups = splits.identity_groups(both).tolist()
+    assert groups[0] == groups[2]
+    assert groups[3] == groups[5]
+    assert len(set(groups)) == 4
 
 
 def test_shares_of_a_group_split_are_near_the_study():

@@ -32,6 +32,10 @@ BODY
 # %%
 run.save({"rank": rank, "nan": float("nan")})
 """
+NAMED = """import pandas as pd
+from IPython.display import Markdown, display
+name = "<img src=x onerror=alert(1)> {eval}`1+1` *em* [a](javascript:b)"
+display(Markdown(f"The video {runs.escape(name)}."), pd.DataFrame({"video": [name]}))"""
 PROFILE = """
 corpus: {root: demo}
 demo: {seed: 1, identities: 4, frames: 2}
@@ -215,7 +219,7 @@ def test_a_book_is_refused_while_a_chapter_is_missing_and_built_when_all_are_don
     (source / "_config.yml").write_text('title: Tiny\nexecute:\n  execute_notebooks: "off"\n')
     (source / "_toc.yml").write_text("format: jb-book\nroot: index\nchapters:\n- file: chapters/01_first\n")
     (source / "index.md").write_text("# A tiny book\n")
-    write(home, "01_first", body="from dfnb import paths\nprint(paths.ROOT / 'x', run.folder)")
+    write(home, "01_first", body="from dfnb import paths\nprint(paths.ROOT / 'x', run.folder)\n" + NAMED)
     with pytest.raises(UserError, match="01_first is missing .* no book to print"):
         study.book("tiny", source=source)
     page = study.run("tiny", source=source)
@@ -225,6 +229,9 @@ def test_a_book_is_refused_while_a_chapter_is_missing_and_built_when_all_are_don
     assert "x runs/tiny/01_first" in chapter  # what was printed, without the folders of this machine
     assert not any(word in chapter for word in (str(paths.ROOT), str(home / "runs"), "papermill", "iopub"))
     assert not (source / "chapters").exists()
+    html = (page.parent / "chapters" / "01_first.html").read_text()  # names from outside stay text
+    assert "The video &lt;img src=x onerror=alert(1)&gt; {eval}`1+1` *em* [a](javascript:b)." in html
+    assert html.count("&lt;img src=x") == 3 and "<img src=x" not in html  # in the code, the sentence and the table
 
 
 def test_a_result_of_plain_papermill_counts_but_gives_no_page(home, monkeypatch):

@@ -43,6 +43,23 @@ def test_means_stand_beside_the_extremes_and_the_constant_answer(scores):
     assert (constant.ACC, constant.AUC, constant.balanced) == (0.6, 0.5, 0.5)
 
 
+def test_other_manipulations_are_tested_against_the_same_reals(scores):
+    extra = scores[(scores.method == "FaceSwap") & (scores.part == "test")].assign(method="Deepfakes", score=0.0)
+    table = tables.by_method(pd.concat([scores, extra]), ["FaceSwap", "Deepfakes"])
+    alone = tables.over_splits(tables.by_split(scores))
+    pd.testing.assert_frame_equal(table.loc["FaceSwap"], alone)
+    assert table.loc[("Deepfakes", "video", "good"), "AUC"] == 0.0  # all below every real
+    assert tables.by_method(scores, []).empty
+
+
+def test_another_corpus_is_judged_by_the_threshold_from_home(scores):
+    foreign = score_table("good", 0, [0.1, 0.95], [0.8, 0.9, 0.2]).query("part == 'test'").assign(tested="else", corpus="c")
+    row = tables.across(foreign, scores).iloc[0]
+    assert row[["tested", "model", "reals", "fakes"]].tolist() == ["else", "good", 2, 3]
+    assert pytest.approx(3 / 6) == row.AUC
+    assert row.balanced == pytest.approx((1 / 2 + 2 / 3) / 2)  # at home the threshold lies between .2 and .7
+
+
 def test_paired_differences_are_those_of_the_same_videos(scores):
     paired = tables.paired(scores, "good", "poor", draws=200)
     assert paired.split.tolist() == [0, 1]

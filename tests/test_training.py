@@ -31,12 +31,12 @@ class Brightness(nn.Module):
 def fitted(clip, cued):
     """A function that fits a fresh model and returns it with its history."""
 
-    def fit(seed=0, model=None, train=cued[0], validation=cued[1], **schedule):
+    def fit(seed=0, model=None, train=cued[0], validation=cued[1], loss=training.plain_loss, **schedule):
         torch.manual_seed(7)
         model = model or Brightness()
         options = {"epochs": 3, "patience": None, "lr": 0.01} | schedule
         return model, training.fit(
-            model, train, validation, clip=clip, schedule=Schedule(**options), seed=seed
+            model, train, validation, clip=clip, schedule=Schedule(**options), seed=seed, loss=loss
         )
 
     return fit
@@ -72,6 +72,34 @@ def test_the_rate_rises_over_the_warm_up_and_falls_to_zero():
     assert factors[:5] == pytest.approx([0.2, 0.4, 0.6, 0.8, 1.0])
     assert factors[12] == pytest.approx(0.5) and factors[20] == pytest.approx(0)
     assert all(before > after for before, after in itertools.pairwise(factors[4:]))
+
+
+def test_the_rate_can_fall_to_a_floor():
+    schedule = Schedule(lr=0.01, floor=0.001, warmup=0.2)
+    factors = [schedule.factor(step, 20) for step in range(21)]
+    assert factors[4] == pytest.approx(1.0) and factors[12] == pytest.approx(0.55) and factors[20] == pytest.approx(0.1)
+
+
+def test_sgd_steps_along_the_gradient_with_momentum(fitted):
+    model = Brightness()
+    model.dropout.p = 0.0
+    seen = []
+
+    def loss(model, inputs, labels):  # the gradient of the bias is 1, of the weights 0
+        seen.append(model.linear.bias.item())
+        return model.linear.bias.sum() + 0 * model.linear.weight.sum(), model(inputs)
+
+    fitted(model=model, loss=loss, optimiser="sgd", lr=0.5, floor=0.5, warmup=0, epochs=1, weight_decay=0)
+    assert np.diff(seen) == pytest.approx([-0.5, -0.5 * 1.9])
+
+
+def test_another_loss_is_what_is_minimised(fitted):
+    def swapped(model, inputs, labels):
+        return training.plain_loss(model, inputs, 1 - labels)
+
+    (plain, _), (other, history) = fitted(), fitted(loss=swapped)
+    assert not torch.equal(plain.linear.weight, other.linear.weight)
+    assert history[-1]["train_auc"] < 0.5  # of the logits that the loss gave, against the true labels
 
 
 def test_steps_are_fixed_whatever_the_amount_of_data():
@@ -197,8 +225,61 @@ def test_a_part_with_one_class_is_refused(fitted, cued):
         ({"warmup": 1.0}, r"must lie in \[0, 1\), got 1.0"),
         ({"weight_decay": -1}, "weight_decay must be at least 0, got -1"),
         ({"patience": 0}, "patience must be at least 1, got 0"),
+        ({"floor": 0.01}, "floor must lie between 0 and the learning rate 0.001, got 0.01"),
+        ({"optimiser": "adam"}, "optimiser must be adamw or sgd, got 'adam'"),
     ],
 )
 def test_a_senseless_schedule_is_refused(options, message):
     with pytest.raises(UserError, match=message):
         Schedule(**options)
+
+
+class Costly(torch.autograd.Function):
+    """The identity, whose gradient needs memory: there is some for `Costly.room` crops."""
+
+    room = 10**9
+
+    @staticmethod
+    def forward(ctx, inputs):
+        return inputs.clone()
+
+    @staticmethod
+    def backward(ctx, gradient):
+        if len(gradient) > Costly.room:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return gradient
+
+
+@pytest.mark.parametrize("room", [16, 9, 1])
+def test_a_batch_that_does_not_fit_is_learnt_in_pieces_with_the_same_result(fitted, monkeypatch, room):
+    class Model(Brightness):
+        def forward(self, pixels):
+            return Costly.apply(super().forward(pixels))
+
+    def fit():
+        torch.manual_seed(7)
+        model = Model()
+        model.dropout.p = 0.0
+        return fitted(model=model, batch=32)
+
+    whole, history = fit()
+    monkeypatch.setattr(Costly, "room", room)
+    with pytest.warns(UserWarning, match="32 crops at once do not fit into the GPU's memory; going on with 16"):
+        pieces, history_of_pieces = fit()
+    torch.testing.assert_close(pieces.linear.weight, whole.linear.weight, rtol=0, atol=1e-6)
+    for one, other in zip(history, history_of_pieces, strict=True):
+        assert one == pytest.approx(other, abs=1e-5)
+
+
+def test_scores_that_do_not_fit_are_computed_in_halves(fitted, clip, cued, monkeypatch):
+    model, _ = fitted()
+    expected, forward = training.predict(model, cued[2], clip), model.forward
+
+    def small(pixels):
+        if len(pixels) > 5:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return forward(pixels)
+
+    monkeypatch.setattr(model, "forward", small)
+    with pytest.warns(UserWarning, match="going on with 4 at once"):
+        np.testing.assert_allclose(training.predict(model, cued[2], clip), expected, rtol=0, atol=1e-6)

@@ -3,6 +3,7 @@
 fit(train, validation, *, clip, seed, **options) -> Detector, load(folder, clip) -> Detector.
 """
 
+from importlib import import_module
 from pathlib import Path
 from typing import Protocol
 
@@ -10,9 +11,20 @@ import numpy as np
 
 from dfnb import UserError, cards
 from dfnb.clip import Clip
-from dfnb.methods import full, lora, probe
 
-METHODS = {"probe": probe, "lora": lora, "full": full}
+NAMES = (
+    "probe",
+    "lora",
+    "full",
+    "layernorm",
+    "prompt",
+    "reprogram",
+    "zero_shot",
+    "components",
+    "multimodal",
+    "trivial",
+)
+METHODS = {name: import_module(f"dfnb.methods.{name}") for name in NAMES}
 
 
 class Detector(Protocol):

@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import tempfile
 import warnings
 from pathlib import Path
 
@@ -13,11 +12,11 @@ import torch
 from torch import nn
 
 from dfnb import UserError, paths, training
-from dfnb.cards import card, check_keys, read_card, read_tensors, write_card
+from dfnb.cards import ADAPTER, card, check_keys, read_card, read_tensors, write_adapter, write_card
 from dfnb.clip import Clip, Reader, leave
 from dfnb.training import Schedule
 
-ADAPTER, HEAD = "adapter", "head.safetensors"
+HEAD = "head.safetensors"
 
 
 def adapt(tower: nn.Module, *, rank: int, alpha: float, dropout: float, blocks: int) -> peft.PeftModel:
@@ -79,15 +78,8 @@ class Lora:
         return self.clip.hidden_reader(crops, self.model.block, keep=self.card["options"]["prefix"])
 
     def save(self, folder: Path) -> None:
-        """Write adapter/ as PEFT does (`PeftModel.from_pretrained` takes it), the head, last the card."""
-        with tempfile.TemporaryDirectory() as scratch:
-            self.model.tower.save_pretrained(scratch, save_embedding_layers=False)
-            config = json.loads(Path(scratch, "adapter_config.json").read_text())
-            weights = Path(scratch, "adapter_model.safetensors").read_bytes()
-        config["target_modules"].sort()  # PEFT keeps a set: its order changes from process to process
-        adapter = Path(folder) / ADAPTER
-        paths.atomic_write(adapter / "adapter_config.json", json.dumps(config, indent=1) + "\n")
-        paths.atomic_write(adapter / "adapter_model.safetensors", weights)
+        """Write adapter/ as PEFT does, the head, last the card."""
+        write_adapter(folder, self.model.tower)
         paths.atomic_write(Path(folder) / HEAD, safetensors.torch.save(self.model.head.state_dict()))
         write_card(folder, self.card)
 

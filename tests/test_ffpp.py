@@ -1,0 +1,214 @@
+"""A dry run of the FaceForensics++ profiles: the official names at full scale, and the chapters on a small such tree."""
+
+import io
+import json
+import random
+import shutil
+
+import av
+import numpy as np
+import pandas as pd
+import pytest
+import yaml
+
+from dfnb import chapters, corpora, identity, inventory, ledger, paths, profiles, runs, splits
+from dfnb.demo import corpus as demo
+
+pytestmark = pytest.mark.slow
+
+OFFICIAL = paths.ROOT.parent / "shared" / "ffpp"
+SIZES = {"train": 360, "validation": 70, "test": 70}  # pairs in the official lists
+CHAPTERS = ["01_data_split", "02_baseline_probe", "03_lora_training", "08_summary"]
+
+
+def clip() -> bytes:
+    """Two frames of 64 px as mp4."""
+    file = io.BytesIO()
+    with av.open(file, "w", format="mp4") as container:
+        stream = container.add_stream("libx264", rate=25, options={"threads": "1"})
+        stream.width = stream.height = 64
+        for grey in (60, 120):
+            picture = av.VideoFrame.from_ndarray(np.full((64, 64, 3), grey, np.uint8), format="rgb24")
+            container.mux(stream.encode(picture))
+        container.mux(stream.encode())
+    return file.getvalue()
+
+
+def own(content: bytes, name: str) -> bytes:
+    """An mp4 with a free box that says its name, which players skip: no two files of a tree are equal."""
+    text = name.encode()
+    return content + (len(text) + 8).to_bytes(4, "big") + b"free" + text
+
+
+def paired(seed: int = 0) -> dict[str, list[list[str]]]:
+    """Lists of the official shape: 1,000 ids in pairs, no id in two parts."""
+    ids = [f"{at:03d}" for at in range(1000)]
+    random.Random(seed).shuffle(ids)
+    pairs = [sorted(ids[at : at + 2], reverse=at % 4 == 0) for at in range(0, 1000, 2)]
+    ends = np.cumsum([0, *SIZES.values()])
+    return {part: pairs[ends[at] : ends[at + 1]] for at, part in enumerate(SIZES)}
+
+
+def write_lists(folder, lists) -> None:
+    folder.mkdir(exist_ok=True)
+    for part, file in splits.LISTS.items():
+        (folder / file).write_text(json.dumps(lists[part]))
+
+
+@pytest.fixture(scope="module", params=["random", "official"])
+def whole(request, tmp_path_factory):
+    """All 1,000 ids and 3 classes under their official names (3,000 files), and the folder of the lists."""
+    root = tmp_path_factory.mktemp(request.param)
+    if request.param == "official":
+        if not OFFICIAL.is_dir():
+            pytest.skip("the official lists of FaceForensics++ are not here")
+        for file in OFFICIAL.iterdir():
+            shutil.copy(file, root)
+    else:
+        write_lists(root, paired())
+    pairs = [pair for part in identity.read_known(root)["lists"].values() for pair in part]
+    fakes = [f"{a}_{b}" for pair in pairs for a, b in (pair, pair[::-1])]
+    names = {"original_sequences/youtube": sorted({name for pair in pairs for name in pair}),
+             "manipulated_sequences/FaceSwap": fakes, "manipulated_sequences/NeuralTextures": fakes}
+    content = clip()
+    for folder, videos in names.items():
+        place = root / "data" / folder / "c23" / "videos"
+        place.mkdir(parents=True)
+        for video in videos:
+            (place / f"{video}.mp4").write_bytes(own(content, f"{folder}/{video}"))
+    return root / "data", root
+
+
+def test_all_ids_are_indexed_and_the_lists_place_every_one(whole):
+    root, lists = whole
+    videos = corpora.index(root, methods=["FaceSwap", "NeuralTextures"])
+    assert videos.groupby("method").size().to_dict() == {"real": 1000, "FaceSwap": 1000, "NeuralTextures": 1000}
+    assert splits.identity_groups(videos).nunique() == 500
+    parts = splits.split(videos, "official", **splits.read_known(lists))
+    assert parts.groupby(["part", "method"]).size().unstack().loc[list(SIZES)].to_numpy().tolist() == [
+        [720] * 3, [140] * 3, [140] * 3]
+    kept = splits.keep(parts, "FaceSwap", ["NeuralTextures"])
+    assert kept.groupby(["part", "method"]).size().to_dict() == {
+        ("train", "real"): 720, ("train", "FaceSwap"): 720, ("validation", "real"): 140, ("validation", "FaceSwap"): 140,
+        ("test", "real"): 140, ("test", "NeuralTextures"): 140}
+    assert splits.audit(kept, videos).seen.max() == 0
+    assert len(corpora.index(root, methods=["FaceSwap", "NeuralTextures"], videos_per_class=100)) == 300
+
+
+def test_the_inventory_finds_it_whole_and_every_header_readable(whole):
+    root, lists = whole
+    found = inventory.take(root, lists=lists, deep=True)
+    assert found.unusable == found.unreadable == found.copies == found.found.notes == []
+    assert found.counts.frames.tolist() == [2000, 2000, 2000]
+    assert (found.official.there == found.official.listed).all()
+    assert found.partners[["without_target", "without_source", "without_reverse"]].map(len).to_numpy().sum() == 0
+    assert {regime: table.to_numpy().sum() for regime, table in found.splits.items()} == {
+        "study": 300, "identity": 3000, "official": 3000}
+
+
+def test_a_changed_list_is_another_source_of_a_result(whole):
+    root, lists = whole
+    profile = profiles.Profile(name="x", corpus={"root": str(root), "lists": str(lists)}, crops={"frames": 1, "size": 64})
+    before = chapters.sources_fingerprint(profile)
+    assert before and chapters.sources_fingerprint(profile) == before
+    (lists / "identities.csv").write_text("id,person\n000,ann\n")
+    assert chapters.sources_fingerprint(profile) != before
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory):
+    """Eight pairs of demo people under ids of the official shape; the copies stand in for two more manipulations."""
+    home, lists = tmp_path_factory.mktemp("small"), paired(1)
+    chosen = {"train": lists["train"][:4], "validation": lists["validation"][:2], "test": lists["test"][:2]}
+    write_lists(home / "lists", chosen)
+    ids = [name for pairs in chosen.values() for pair in pairs for name in pair]
+    made = demo.make(home / "made", seed=903, identities=16, frames=3, workers=1, progress=False)
+    for file in sorted(made.rglob("*.mp4")):
+        name = "_".join(ids[int(part)] for part in file.stem.split("_"))
+        place = home / "FF" / file.parent.relative_to(made)
+        for manipulation in ("FaceSwap", "Deepfakes", "Face2Face") if "FaceSwap" in str(place) else ("",):
+            target = home / "FF" / str(place.relative_to(home / "FF")).replace("FaceSwap", manipulation or "FaceSwap")
+            target.mkdir(parents=True, exist_ok=True)
+            (target / f"{name}.mp4").write_bytes(own(file.read_bytes(), f"{manipulation}/{name}"))
+    return home, chosen
+
+
+def execute(stem: str, profile: str) -> runs.Result:
+    """Run a chapter's cells in this process with the profile's parameters, as papermill would inject them."""
+    path = chapters.folder() / f"{stem}.ipynb"
+    names: dict = {}
+    for source, tags in chapters.code_cells(path):
+        exec(source, names)
+        if "parameters" in tags:
+            names.update(chapters.chapter_parameters(path, profiles.load(profile)))
+    names["plt"].close("all")
+    return runs.result(profile, stem)
+
+
+@pytest.fixture
+def dry(small, corpus, tmp_path, monkeypatch):
+    """The repository's profiles ffpp and ffpp-study, made small: other root, few tiny crops, the tiny CLIP."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    home, chosen = small
+    for name in ("RUNS", "PARAMS"):
+        monkeypatch.setenv(f"DFNB_{name}", str(tmp_path / name.lower()))
+    monkeypatch.setenv("DFNB_CACHE", str(home / "cache"))
+    monkeypatch.delenv("DFNB_RUN", raising=False)
+    (tmp_path / "params").mkdir()
+    training = {"rank": 2, "alpha": 4, "epochs": 1, "batch": 16, "blocks": 2}
+    for name in ("ffpp", "ffpp-study"):
+        content = yaml.safe_load((paths.ROOT / "params" / f"{name}.yaml").read_text())
+        content["corpus"]["root"] = str(home / "FF")
+        content |= {"crops": {"frames": 3, "size": 64}, "clip": "tiny"}
+        repeats = {"repeats": 2 if name == "ffpp" else 1}
+        content["notebooks"]["02_baseline_probe"] = content["notebooks"].get("02_baseline_probe", {}) | repeats
+        content["notebooks"]["03_lora_training"] |= training | repeats
+        content["notebooks"]["08_summary"] = {"draws": 50}
+        if name == "ffpp":
+            content["corpus"]["lists"] = str(home / "lists")
+            content["test_corpora"] = [{"root": str(corpus), "name": "other-people", "methods": ["NeuralTextures"]}]
+        (tmp_path / "params" / f"{name}.yaml").write_text(yaml.safe_dump(content))
+    return chosen
+
+
+def videos_of(scores: pd.DataFrame, method: str) -> set[str]:
+    return set(scores.video[(scores.part == "test") & (scores.method == method)])
+
+
+def test_the_official_profile_turns_videos_into_results(dry):
+    split, probe, lora, summary = (execute(stem, "ffpp") for stem in CHAPTERS)
+    reals = {name for pair in dry["test"] for name in pair}
+    fakes = {f"{a}_{b}" for pair in dry["test"] for a, b in (pair, pair[::-1])}
+    assert split.metrics["parts"]["test"] == {"real": 4, "FaceSwap": 0, "NeuralTextures": 4, "Face2Face": 0, "Deepfakes": 0}
+    assert all(row["seen"] == 0 for row in split.metrics["audit"])
+    for result in (probe, lora):
+        assert videos_of(result.scores, "real") == reals
+        assert videos_of(result.scores, "NeuralTextures") == fakes
+        assert set(result.scores.method) == {"real", "FaceSwap", "NeuralTextures"}
+        others = result.table("others")
+        assert set(others.method) == {"Face2Face", "Deepfakes"}
+        assert videos_of(others, "Deepfakes") == fakes
+        assert set(result.scores.split) == {0, 1}
+    assert {row["model"] for row in summary.metrics["rows"]} == {"probe, untrained tower", "linear probe", "LoRA"}
+    elsewhere = summary.table("elsewhere")
+    assert elsewhere.groupby("model").video.nunique().to_dict() == {"LoRA": 12, "linear probe": 12}
+    assert set(elsewhere.tested) == {"other-people"}
+    assert elsewhere.score.between(0, 1).all()
+
+
+def test_the_study_profile_turns_videos_into_results_and_a_test_corpus_repeats_chapter_8_alone(dry, corpus):
+    split, probe, lora, summary = (execute(stem, "ffpp-study") for stem in CHAPTERS)
+    assert split.metrics["parts"] == {"train": {"real": 11, "FaceSwap": 14, "NeuralTextures": 0},
+                                      "validation": {"real": 3, "FaceSwap": 2, "NeuralTextures": 0},
+                                      "test": {"real": 2, "FaceSwap": 0, "NeuralTextures": 16}}
+    assert max(row["seen"] for row in split.metrics["audit"]) > 0.5
+    assert len(probe.table("others")) == len(lora.table("others")) == len(summary.table("elsewhere")) == 0
+    assert [row["split"] for row in summary.metrics["paired"]] == [0]
+    file = profiles.folder() / "ffpp-study.yaml"
+    file.write_text(file.read_text() + f"test_corpora: [{{root: {json.dumps(str(corpus))}}}]\n")
+    states = {stem: ledger.state(result.folder, chapters.configuration(
+        chapters.folder() / f"{stem}.ipynb", profiles.load("ffpp-study"), {}))[0]
+        for stem, result in zip(CHAPTERS, (split, probe, lora, summary), strict=True)}
+    assert states == dict.fromkeys(CHAPTERS[:3], "done") | {"08_summary": "stale"}
