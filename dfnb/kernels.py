@@ -31,7 +31,7 @@ from typing import Any
 
 from dfnb import chapters, paths
 
-LINUX = sys.platform == "linux"  # sockets without a file, descriptors of processes, death with the parent
+LINUX = sys.platform == "linux"  # sockets without a file, death with the parent
 LAUNCHER = "ipykernel_launcher"
 FRESH = (f"import ctypes, runpy, sys; sys.platform == 'linux' and ctypes.CDLL(None).prctl(1, 9); "  # as die_with_parent
          f"runpy.run_module('{LAUNCHER}', run_name='__main__', alter_sys=True)")
@@ -52,7 +52,7 @@ _servers: dict[tuple, str] = {}  # what a server has imported, and in which envi
 def options(notebook: Path, folder: Path, code: str, *, threads: int | None, forked: bool) -> Iterator[dict[str, Any]]:
     """Options of papermill for a kernel of this very interpreter that talks through socket files, as parallel runs must.
 
-    With `forked` (on Linux) it is forked from a server of this process, which then must do one run at a time;
+    With `forked` (where the system can) it is forked from a server of this process, which then must do one run at a time;
     `code` is the fingerprint of what is imported. An installed kernel called python3 may belong to another
     environment, so none is looked up. All it writes lies in the run's folder, so that a killed one leaves nothing
     elsewhere; but paths of sockets are limited to 107 bytes: where there are sockets without a file (Linux, a
@@ -67,12 +67,20 @@ def options(notebook: Path, folder: Path, code: str, *, threads: int | None, for
         shared = ENVIRONMENT | ({f"{name}_NUM_THREADS": str(threads) for name in THREADS} if threads else {})
         environment = shared | {"DFNB_RUN": str(folder), "DFNB_RUNS": str(paths.runs()),
                                 "DFNB_NOTEBOOKS": str(notebook.parent), "IPYTHONDIR": own}
-        command = _forking(notebook, code, shared) if forked and LINUX else [sys.executable, "-c", FRESH]
+        command = _forking(notebook, code, shared) if forked and can_fork() else [sys.executable, "-c", FRESH]
         spec = KernelSpec(argv=[*command, "-f", "{connection_file}", "--HistoryManager.enabled=False"],
                           env=environment, display_name="Python 3", language="python")
         manager = type("Kernel", (AsyncKernelManager,), {"kernel_spec": spec})
         config = Config(KernelManager={"transport": "ipc", "ip": socket_name, "connection_file": f"{own}/kernel.json"})
         yield {"kernel_manager_class": manager, "config": config, "shutdown_kernel": "immediate"}
+
+
+def can_fork() -> bool:
+    """Whether the system has what a server needs; Linux has since 5.3."""
+    with contextlib.suppress(AttributeError, OSError):
+        os.close(os.pidfd_open(os.getpid()))
+        return LINUX
+    return False
 
 
 def _forking(notebook: Path, code: str, environment: dict[str, str]) -> list[str]:
@@ -92,31 +100,42 @@ def _forking(notebook: Path, code: str, environment: dict[str, str]) -> list[str
 
 
 def serve(descriptor: int, notebook: str) -> None:
-    """Fork a kernel for every stand-in that connects; returns in a kernel, when that has ended."""
+    """Fork a kernel for every stand-in that connects; returns in a kernel, when that has ended.
+
+    It may fork because it runs no thread of its own; those of Arrow's and OpenBLAS's libraries prepare for it.
+    """
     die_with_parent()
     with socket.socket(fileno=descriptor) as listener:
         import_all(Path(notebook))
         while True:
             connection, _ = listener.accept()
             with connection:
-                if _user(connection) != os.getuid():  # a name without a file can be reached by anyone
-                    continue
-                asked = json.loads(connection.makefile().readline() or "null")
-                if asked and not (kernel := os.fork()):
-                    break
-                if asked:
+                if asked := _asked(connection):
+                    if not (kernel := os.fork()):
+                        break
                     _watch(kernel, connection)
     _become_kernel(*asked)
 
 
 def import_all(notebook: Path) -> None:
     """Do the imports of a notebook, and Jupyter's own; one that fails is left for the kernel to complain about."""
-    sources = [source for source, _ in chapters.code_cells(notebook)]
-    statements = [node for source in sources for node in ast.parse(source).body
-                  if isinstance(node, ast.Import | ast.ImportFrom)]
-    for statement in ["import ipykernel.kernelapp", *map(ast.unparse, statements)]:
-        with contextlib.suppress(Exception):
-            exec(statement, {})
+    for source in ["import ipykernel.kernelapp", *(source for source, _ in chapters.code_cells(notebook))]:
+        with contextlib.suppress(SyntaxError):  # IPython's own, such as %time
+            for node in ast.parse(source).body:
+                if isinstance(node, ast.Import | ast.ImportFrom):
+                    with contextlib.suppress(Exception):
+                        exec(ast.unparse(node), {})
+
+
+def _asked(connection: socket.socket) -> list | None:
+    """What a stand-in asks for: arguments, environment, folder; None if it is not ours, or was killed meanwhile."""
+    peer = struct.unpack("3i", connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))  # process, user, group
+    if peer[1] != os.getuid():  # a name without a file can be reached by anyone
+        return None
+    try:
+        return json.loads(connection.makefile().readline())
+    except ValueError:
+        return None
 
 
 def _watch(kernel: int, connection: socket.socket) -> None:
@@ -141,11 +160,6 @@ def _become_kernel(arguments: list[str], environment: dict[str, str], folder: st
     os.chdir(folder)
     sys.argv = [LAUNCHER, *arguments, f"--IPKernelApp.parent_handle={os.getppid()}"]
     runpy.run_module(LAUNCHER, run_name="__main__", alter_sys=True)
-
-
-def _user(connection: socket.socket) -> int:
-    """Who is at the other end of a Unix socket."""
-    return struct.unpack("3i", connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))[1]
 
 
 def die_with_parent() -> None:

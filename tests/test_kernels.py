@@ -11,7 +11,7 @@ import yaml
 
 from dfnb import kernels, paths, study
 
-pytestmark = [pytest.mark.slow, pytest.mark.skipif(not kernels.LINUX, reason="kernels are forked on Linux only")]
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(not kernels.can_fork(), reason="kernels are forked on Linux only")]
 SCRIPT = '''# %% tags=["parameters"]
 profile = "tiny"  # a profile
 name = ""  # of the run
@@ -21,6 +21,10 @@ fault = ""  # what goes wrong
 import os, sys
 early = "xml.dom.minidom" in sys.modules
 note = [os.getppid(), os.getpid(), early, os.environ["OMP_NUM_THREADS"], os.getsid(0) == os.getpid()]
+
+# %%
+%matplotlib inline
+1
 
 # %%
 import json, time, xml.dom.minidom
