@@ -76,9 +76,9 @@ def _clip(path: str, count: int, threads: int, limits: Limits, pixels: int) -> d
     _check_file(path)
     if count < 0:
         return _traits(path, limits)
-    total = _declared(path, limits)
+    total, size = _declared(path, limits)
     if not count:  # the header alone is asked for
-        return {"shape": [0, 0, 0], "indices": [], "pts": [], "total": total}
+        return {"shape": [0, *size], "indices": [], "pts": [], "total": total}
     indices = spread(total, count)
     shape, pts, decoded, hidden = _decode(path, indices, threads, limits, pixels)
     if total - hidden <= decoded != total:  # an edit list hides some, or the header is wrong
@@ -128,13 +128,13 @@ def _opened(path: str, limits: Limits) -> Iterator[tuple]:
         yield container, stream
 
 
-def _declared(path: str, limits: Limits) -> int:
-    """The number of frames the header promises; where it says nothing, the number of video packets."""
+def _declared(path: str, limits: Limits) -> tuple[int, tuple[int, int]]:
+    """The number of frames the header promises, else the number of video packets; and (h, w) as they are stored."""
     with _opened(path, limits) as (container, stream):
         seconds = float(stream.duration * stream.time_base) if stream.duration and stream.time_base else 0.0
         if seconds > limits.seconds:
             raise Rejected(f"too long: {seconds:.0f} s, at most {limits.seconds} are read")
-        total = stream.frames
+        total, size = stream.frames, (stream.codec_context.height, stream.codec_context.width)
         if not total:
             for packet in container.demux(stream):
                 total += packet.size > 0
@@ -142,7 +142,7 @@ def _declared(path: str, limits: Limits) -> int:
     if total < 1:
         raise Rejected("no frames: the video stream is empty")
     _check_length(total, limits)
-    return total
+    return total, size
 
 
 def _decode(path: str, wanted: np.ndarray, threads: int, limits: Limits, pixels: int) -> tuple:

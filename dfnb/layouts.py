@@ -227,7 +227,8 @@ def _shelf(folder: Path, corpus: str, method: str, compression: str = "") -> Ite
 
 def _row(corpus, method, video, label, target, source, path, problem, compression="") -> dict:
     values = (corpus, method, compression, video, label, target, source, str(path), problem)
-    return dict(zip(EVERYTHING, values, strict=True))
+    return {name: value.encode(errors="backslashreplace").decode() if isinstance(value, str) else value
+            for name, value in zip(EVERYTHING, values, strict=True)}  # a table holds no name that is no text
 
 
 def _folders(above: Path) -> list[Path]:

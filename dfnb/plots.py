@@ -208,3 +208,65 @@ def intervals(table: pd.DataFrame, ax: Axes, *, value: str = "AUC", reference: f
     ax.set(yticks=places, yticklabels=table.index, xlabel=value)
     ax.grid(axis="y", visible=False)
     return ax
+
+
+def cost(table: pd.DataFrame, ax: Axes, *, against: str, value: str = "video_AUC") -> Axes:
+    """What a model costs (column `against`, 0 allowed) against its AUC with interval (columns model, video_low, ...)."""
+    lengths = table[value] - table["video_low"], table["video_high"] - table[value]
+    ax.errorbar(table[against], table[value], yerr=lengths, fmt="none", ecolor=INK, alpha=0.4, lw=1)
+    for (name, row), colour in zip(table.set_index("model").iterrows(), sns.color_palette("husl", len(table)), strict=True):
+        ax.plot(row[against], row[value], "o", color=colour, ms=6, label=name)
+    ax.axhline(0.5, color=INK, ls=":", lw=1)
+    least = table.loc[table[against] > 0, against].min()
+    ax.set_xscale("symlog", linthresh=max(least, 1e-9) if np.isfinite(least) else 1)
+    ax.set(xlabel=against, ylabel=value.replace("_", " "))
+    return ax
+
+
+def few_shot(rows: pd.DataFrame, ax: Axes, *, value: str = "frame_AUC") -> Axes:
+    """AUC by the number of training pairs: every draw a point, the mean a line (columns model, pairs, draw, `value`)."""
+    for at, (name, some) in enumerate(rows.groupby("model", sort=False)):
+        colour, shift = sns.color_palette("colorblind")[at], 1 + 0.04 * (at - 1)
+        ax.plot(some.pairs * shift, some[value], "o", ms=4, color=colour, alpha=0.5)
+        mean = some.groupby("pairs")[value].mean()
+        ax.plot(mean.index * shift, mean, color=colour, lw=1.6, label=name)
+    counts = sorted(rows.pairs.unique())
+    ax.set_xscale("log")
+    ax.minorticks_off()
+    ax.set(xticks=counts, xticklabels=counts, xlabel="real/fake pairs in training", ylabel=value.replace("_", " "))
+    ax.axhline(0.5, color=INK, ls=":", lw=1)
+    ax.legend(fontsize=8)
+    return ax
+
+
+def strengths(rows: pd.DataFrame, axes: Sequence[Axes], *, value: str = "frame_AUC") -> None:
+    """One panel a perturbation: AUC by strength, a line a model (columns kind, model, strength, amount, `value`)."""
+    for ax, (kind, some) in zip(axes, rows.groupby("kind", sort=False), strict=True):
+        for at, (name, line) in enumerate(some.groupby("model", sort=False)):
+            ax.plot(line.strength, line[value], "o-", ms=3, lw=1.3, color=sns.color_palette("colorblind")[at], label=name)
+        amounts = some.drop_duplicates("strength").amount
+        ax.axhline(0.5, color=INK, ls=":", lw=1)
+        ax.set(title=f"{kind}: {amounts.iloc[1]} to {amounts.iloc[-1]}", xlabel="strength", xticks=range(len(amounts)))
+        ax.title.set_fontsize(8)
+    axes[0].set_ylabel(value.replace("_", " "))
+    axes[0].legend(fontsize=8)
+
+
+def looks(images: np.ndarray, masks: np.ndarray, maps: Mapping[str, np.ndarray]) -> Figure:
+    """Crops (n, h, w, 3) with the outline of what was changed, (n, h, w), and below them each detector's maps."""
+    figure, axes = plt.subplots(1 + len(maps), len(images), squeeze=False,
+                                figsize=(1.3 * len(images) + 0.9, 1.35 * (1 + len(maps))))
+    side = images.shape[1]
+    for at, (image, mask) in enumerate(zip(images, masks, strict=True)):
+        for ax, name in zip(axes[:, at], ["changed", *maps], strict=True):
+            ax.imshow(image)
+            ax.set(xticks=[], yticks=[])
+            sns.despine(ax=ax, left=True, bottom=True)
+            if name in maps:
+                ax.imshow(maps[name][at], cmap="magma", alpha=0.55, extent=(-0.5, side - 0.5, side - 0.5, -0.5))
+            if mask.any():
+                ax.contour(mask, levels=[127], colors="white", linewidths=1)
+            if at == 0:
+                ax.set_ylabel(name, rotation=0, ha="right", va="center")
+    figure.tight_layout(pad=0.3)
+    return figure

@@ -31,6 +31,7 @@ class CorpusSettings(Settings):
 
     `layout` is recognised where it is not given. `lists` is a folder of the official lists (train.json, val.json,
     test.json, and conversion_dict.json where it is there), `identities` a CSV of id and person.
+    `videos` says of which methods only so many are wanted: such as are tested on, and not trained on.
     """
 
     root: str = Field(min_length=1)
@@ -38,6 +39,7 @@ class CorpusSettings(Settings):
     compression: Literal["raw", "c23", "c40"] = "c23"
     methods: list[Word] = Field(default=["FaceSwap", "NeuralTextures"], min_length=1)
     videos_per_class: int | None = Field(default=100, ge=1)
+    videos: dict[Word, Annotated[int, Field(ge=1)]] = {}
     lists: str | None = Field(default=None, min_length=1)
     identities: str | None = Field(default=None, min_length=1)
 

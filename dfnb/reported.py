@@ -34,6 +34,34 @@ median_AUC         0.833 0.190 0.8852 0.8091 32   64    0.00
 """
 
 
+_PAPERS = """
+model                   | paper                     | trained on               | tested on        | level | AUC
+linear probe, ViT-L/14  | arXiv 2503.19683          | FF++ c23                 | Celeb-DF v2      | video | 0.781
+LN-tuning, ViT-L/14     | arXiv 2503.19683          | FF++ c23                 | Celeb-DF v2      | video | 0.949
+LN-tuning, full recipe  | arXiv 2503.19683          | FF++ c23                 | Celeb-DF v2      | video | 0.966
+Effort                  | ICML 2025                 | FF++ c23                 | Celeb-DF v2      | video | 0.956
+ForensicsAdapter        | CVPR 2025                 | FF++ c23                 | Celeb-DF v2      | video | 0.957
+SBI                     | CVPR 2022                 | FF++ c23                 | Celeb-DF v2      | video | 0.929
+Xception                | DeepfakeBench             | FF++ c23                 | Celeb-DF v2      | frame | 0.737
+Xception                | DeepfakeBench             | one FF++ method          | another one      |       | 0.597
+linear probe, ViT-B/32  | a run of this study       | FaceSwap c40             | NeuralTextures   | frame | 0.603
+LoRA, ViT-B/32          | a run of this study       | FaceSwap c40             | NeuralTextures   | frame | 0.866
+LoRA, ViT-B/32          | a run of this study       | FaceSwap c40             | Face2Face        | frame | 0.297
+prompt tuning           | Khan, Dang-Nguyen 2024    |                          |                  |       |
+reprogramming (RepDFD)  | arXiv 2409.02664          |                          |                  |       |
+components (DFD-FCG)    | arXiv 2404.05583          |                          |                  |       |
+multimodal, zero-shot   | arXiv 2403.14077          |                          |                  |       |
+LoRA, few-shot          | Cappelletti et al. 2024   |                          |                  |       |
+"""
+
+
+def related() -> pd.DataFrame:
+    """Return what others report: model, paper, trained_on, tested_on, level, AUC (missing where we noted none)."""
+    header, *rows = ([cell.strip() for cell in line.split("|")] for line in _PAPERS.strip().splitlines())
+    table = pd.DataFrame(rows, columns=[name.replace(" ", "_") for name in header])
+    return table.assign(AUC=pd.to_numeric(table["AUC"]))
+
+
 def models() -> pd.DataFrame:
     """Return the reported table of the two models: level, model, ACC, F1, EER, AUC, run_time, source."""
     return _table(_MODELS).assign(run_time="about 2 min", source=SOURCE)

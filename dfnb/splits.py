@@ -36,7 +36,7 @@ __all__ = [
     "audit",
     "check_disjoint",
 ]
-__all__ += ["fraction", "identity_groups", "keep", "mark", "read_known", "shown", "split"]
+__all__ += ["few", "fraction", "identity_groups", "keep", "mark", "read_known", "shown", "split", "training_pairs"]
 
 SHARES = (0.7, 0.2, 0.1)  # train, validation, test: the study's split of its real videos
 LEAKY = {  # regime -> what of a test video may have been seen in training
@@ -115,6 +115,36 @@ def keep(parts: pd.DataFrame, train_method: str, test_methods: Sequence[str]) ->
         if train_method not in set(kept.loc[kept["part"] == part, "method"]):
             raise UserError(f"the split leaves the part {part!r} without videos of {train_method}; use another seed")
     return kept
+
+
+def training_pairs(parts: pd.DataFrame, videos: pd.DataFrame) -> pd.DataFrame:
+    """Return the pairs of the training part, a real and its fake (that of which it is the target): KEY, fake, method.
+
+    Of several fakes of a real the first by name is taken. Raises UserError for fakes of several methods.
+    """
+    train = parts.loc[parts["part"] == "train", KEY].drop_duplicates().merge(videos, on=KEY)
+    fakes, reals = train[train["label"] == 1], train[train["label"] == 0]
+    if fakes["method"].nunique() > 1:
+        raise UserError(f"pairs need one training method, the training part has {', '.join(fakes['method'].unique())}; "
+                        "leave the others out of the parts")
+    first = fakes.sort_values(KEY).drop_duplicates(["corpus", "target"])
+    return reals.merge(first, on=["corpus", "target"], suffixes=("", "_fake")).sort_values(KEY, ignore_index=True)
+
+
+def few(parts: pd.DataFrame, videos: pd.DataFrame, pairs: int = 10, seed: int = 0) -> pd.DataFrame:
+    """Return `parts` with only so many of the `training_pairs` in training; validation and test stay as they are.
+
+    They are the first of one random order, so the fewer of one seed lie inside the more. Raises UserError where
+    there are fewer.
+    """
+    there = training_pairs(parts, videos)
+    if not 1 <= pairs <= len(there):
+        raise UserError(f"pairs must lie between 1 and {len(there)}, the reals of the training part whose fake trains "
+                        f"too; got {pairs}")
+    drawn = there.iloc[np.random.default_rng(seed).permutation(len(there))[:pairs]]
+    kept = pd.concat([drawn[KEY], drawn[["corpus", "method_fake", "video_fake"]].set_axis(KEY, axis=1)])
+    chosen = pd.MultiIndex.from_frame(parts[KEY]).isin(pd.MultiIndex.from_frame(kept))
+    return parts[(parts["part"] != "train") | chosen].reset_index(drop=True)
 
 
 def mark(regime: str) -> str:

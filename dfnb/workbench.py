@@ -8,12 +8,13 @@ from functools import cached_property
 import numpy as np
 import pandas as pd
 
-from dfnb import UserError, arms, corpora, crops, domain, ledger, metrics, paths, profiles, runs, splits
+from dfnb import UserError, arms, corpora, crops, domain, ledger, metrics, paths, pointing, profiles, runs, splits
 from dfnb import clip as clips
 from dfnb.cards import CARD
 from dfnb.methods import METHODS, Detector
 
 KEY = ["corpus", "method", "video"]
+LOOK = {"frames", "size", "margin"}  # what decides the pixels of a crop
 
 
 @dataclass
@@ -68,7 +69,7 @@ class Bench:
         judged = metrics.to_videos(scores[0])
         threshold = metrics.best_threshold(judged.label, judged.score)
         detector.card |= {"threshold": None if np.isnan(threshold) else threshold, "split": seed,
-                          "crops": self.profile.crops.model_dump(), "trained_on": self._told(train)}
+                          "crops": self.profile.crops.model_dump(include=LOOK), "trained_on": self._told(train)}
         if "path" in self.videos and "x0" in train.frames:
             detector.card["domain"] = self._domain(train, validation, model or self.clip)
         return Trial(detector, pd.concat(scores, ignore_index=True), seconds)
@@ -124,7 +125,8 @@ def index(settings: profiles.Profile, *, progress: bool = True) -> pd.DataFrame:
         from dfnb.demo import corpus
 
         kinds = tuple(settings.corpus.methods)
-        corpus.make(settings.folder, **settings.demo.model_dump(), kinds=kinds, progress=progress)
+        corpus.make(settings.folder, **settings.demo.model_dump(), kinds=kinds, videos=settings.corpus.videos,
+                    progress=progress)
     return _grouped(corpora.index(settings.folder, **settings.corpus.index), settings)
 
 
@@ -180,6 +182,23 @@ def _crops(videos: pd.DataFrame, settings: profiles.Profile, progress: bool) -> 
     return crops.build(videos, **settings.crops.model_dump(), progress=progress)
 
 
+def masks(bench: Bench, view: crops.CropView) -> np.ndarray:
+    """How much of each pixel of the fake crops of a view is new: uint8 (n, size, size), 0 .. 255.
+
+    The demo world makes its fakes once more for this, about half a second a video. Reals are black. UserError for
+    a corpus that is not the demo's: nobody knows what was changed there to the pixel.
+    """
+    if not bench.profile.demo:
+        raise UserError(f"masks are known in the demo world only, the profile {bench.profile.name} has another corpus")
+    from dfnb.demo import corpus
+
+    found = np.zeros((len(view), view.size, view.size), np.uint8)
+    for (method, name), rows in view.frames[view.labels == 1].groupby(["method", "video"]):
+        whole = corpus.masks(bench.profile.folder, method, name)  # (frames, h, w)
+        found[rows.index] = pointing.crop_masks(whole, rows, size=view.size, margin=bench.profile.crops.margin)
+    return found
+
+
 def planted(profile: profiles.Profile, amplitude: float, *, identities: int, frames: int, seed: int | None = None,
             workers: int | None = None, progress: bool = True) -> dict[str, Bench]:
     """The same small demo world without and with a planted cue of so many grey levels: "cue off" and "cue on".
@@ -199,7 +218,7 @@ def planted(profile: profiles.Profile, amplitude: float, *, identities: int, fra
                     workers=workers, progress=progress)
         videos = corpora.index(place, methods=list(kinds))
         videos = videos.assign(group=splits.identity_groups(videos))
-        look = profile.crops.model_dump(include={"size", "margin"})
+        look = profile.crops.model_dump(include=LOOK - {"frames"})
         view = crops.build(videos, frames=frames, **look, workers=workers, progress=progress)
         worlds[name] = Bench(profile, videos, view)
     return worlds

@@ -51,8 +51,8 @@ summary = bench.videos.groupby("method", sort=False).agg(
 summary
 
 # %% [markdown]
-# Each column below is one person: the real video, the same scene with a swapped face, and the same person with another one's mouth movements. These
-# crops are all that a detector gets.
+# Each column below is one person: the real video, the same scene with a swapped face, and the same person with another one's mouth movements. Where the
+# profile has more manipulations, they follow; only chapter 6 tests them. These crops are all that a detector gets.
 
 # %%
 reals = bench.videos[bench.videos.label == 0].video.head(shown)
@@ -91,7 +91,7 @@ order = ["train", "validation", "test"]
 counts = placed.groupby(["part", "method"], sort=False).agg(
     videos=("video", "nunique"), frames=("frame", "size"))
 per_part = counts.videos.unstack(fill_value=0).reindex(
-    index=order, columns=bench.videos.method.unique(), fill_value=0)
+    index=order, columns=placed.method.unique())
 counts.unstack(fill_value=0).reindex(order)
 
 # %% [markdown]

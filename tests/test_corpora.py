@@ -46,6 +46,14 @@ def test_the_first_videos_of_each_class_are_taken(layout):
     assert videos.video.tolist() == ["000", "000_003"]
 
 
+def test_of_some_methods_fewer_videos_can_be_taken(layout):
+    both = ["FaceSwap", "NeuralTextures"]
+    videos = corpora.index(layout, methods=both, videos_per_class=2, videos={"NeuralTextures": 1})
+    assert videos.method.value_counts().to_dict() == {"real": 2, "FaceSwap": 2, "NeuralTextures": 1}
+    assert videos.video.iloc[-1] == "000_003"
+    assert "counts Deepfakes, which is not asked for" in message(layout, methods=both, videos={"Deepfakes": 1})
+
+
 def test_hidden_files_are_no_videos_and_paths_with_spaces_are_fine(layout):
     place = layout / "original_sequences/youtube/c23/videos"
     (place / "._000.mp4").touch()

@@ -6,12 +6,15 @@ from pathlib import Path
 import av
 import cv2
 import numpy as np
+import pandas as pd
 import pytest
 
+from dfnb import faces, identity
 from dfnb.demo import corpus as demo
 from dfnb.demo.kinds import KINDS, Strengths, fakes, plant, record
-from dfnb.demo.reenact import ReenactStrength
-from dfnb.demo.render import LANDMARKS
+from dfnb.demo.learned import DeepfakesStrength
+from dfnb.demo.reenact import Face2FaceStrength, ReenactStrength
+from dfnb.demo.render import LANDMARKS, Pose
 from dfnb.demo.swap import SwapStrength, face_swap
 
 SMALL = {"seed": 3, "identities": 4, "frames": 3, "progress": False}
@@ -104,6 +107,8 @@ def test_an_interrupted_corpus_has_no_corpus_json_and_is_finished_later(small, t
     ({"planted": 2.0}, "with planted 0.0, not 2.0"),
     ({"swap": SwapStrength(feather=2)}, "with strengths.swap.feather 1.5, not 2"),
     ({"kinds": ("FaceSwap",)}, "with kinds .*; delete the folder or choose another one"),
+    ({"videos": {"Face2Face": 1}}, "with videos.Face2Face None, not 1"),
+    ({"deepfakes": DeepfakesStrength(bottleneck=1)}, "with strengths.deepfakes.bottleneck .*, not 1"),
 ])
 def test_a_folder_with_other_settings_is_refused(small, change, words):
     before = files(small)
@@ -121,7 +126,9 @@ def test_someone_elses_videos_are_not_touched(tmp_path):
 
 @pytest.mark.parametrize("change, words", [
     ({"identities": 5}, "even number"), ({"frames": 0}, "frames must be at least 1"),
-    ({"kinds": ("Face2Face",)}, "no Face2Face; it makes FaceSwap, NeuralTextures"),
+    ({"kinds": ("FaceShifter",)}, "no FaceShifter; it makes FaceSwap, NeuralTextures, Face2Face, Deepfakes"),
+    ({"kinds": ("FaceSwap",), "videos": {"Deepfakes": 2}}, "a kind among FaceSwap has, .*; got Deepfakes: 2"),
+    ({"videos": {"Deepfakes": 5}}, "at most 4 fakes .*; got Deepfakes: 5"),
     ({"planted": -1}, "planted"),
 ])
 def test_settings_out_of_range_are_refused_before_anything_is_written(tmp_path, change, words):
@@ -135,6 +142,34 @@ def test_strengths_out_of_range_are_refused():
         SwapStrength(source_resolution=0)
     with pytest.raises(ValueError, match="feather must be at least 0, got -1"):
         ReenactStrength(feather=-1)
+
+
+def test_of_some_kinds_only_the_first_fakes_are_made(small, tmp_path):
+    """The rest keeps its bytes, and masks know which fakes there are."""
+    fewer = SMALL | {"videos": {"Face2Face": 3, "Deepfakes": 1}}
+    some = demo.make(tmp_path / "some", workers=2, **fewer)
+    made, whole = files(some), files(small)
+    gone = set(whole) - set(made)
+    assert {Path(name).parts[1] + "/" + Path(name).stem for name in gone} == {
+        "Face2Face/003_002", "Deepfakes/001_000", "Deepfakes/002_003", "Deepfakes/003_002"}
+    assert all(made[name] == whole[name] for name in made if name != "corpus.json")
+    assert files(demo.make(some, workers=1, **fewer)) == made
+    assert demo.masks(some, "Face2Face", "002_003").any()
+    with pytest.raises(ValueError, match="no fake Face2Face/003_002; .* Face2Face: 000_001 to 002_003"):
+        demo.masks(some, "Face2Face", "003_002")
+
+
+def test_a_corpus_made_before_there_were_further_kinds_is_taken(tmp_path):
+    """Its corpus.json says nothing of kinds that it does not hold."""
+    older = SMALL | {"identities": 2, "kinds": ("FaceSwap",)}
+    folder = demo.make(tmp_path / "demo", workers=1, **older)
+    stored = json.loads((folder / "corpus.json").read_text())
+    del stored["videos"], stored["strengths"]["face2face"], stored["strengths"]["deepfakes"]
+    (folder / "corpus.json").write_text(json.dumps(stored))
+    before = files(folder)
+    assert demo.masks(folder, "FaceSwap", "000_001").any()
+    demo.make(folder, workers=1, **older)
+    assert {name for name, content in files(folder).items() if before.get(name) != content} == {"corpus.json"}
 
 
 def test_corpus_json_holds_the_settings(small):
@@ -209,6 +244,91 @@ def test_a_bottleneck_removes_fine_detail(takes):
     assert details == sorted(details, reverse=True)
 
 
+def first(kind, target, source, **strengths):
+    return next(fakes(kind, target, source, Strengths(**strengths)))
+
+
+def test_face2face_keeps_identity_and_takes_mouth_and_blink_of_the_source(takes):
+    """Whoever the source is, the same performance gives the same picture of the target; another one moves its face."""
+    target, source = takes
+    clear = {"face2face": Face2FaceStrength(texture=1, light=0, misfit=0)}
+    stranger = dataclasses.replace(record(8, 5, 4), poses=source.poses)
+    image = first("Face2Face", target, source, **clear)[0]
+    np.testing.assert_array_equal(first("Face2Face", target, stranger, **clear)[0], image)
+    for part, track in (("mouth", "mouth"), ("eyes", "blink")):
+        ends = [dataclasses.replace(source, poses=[dataclasses.replace(each, **{track: end}) for each in source.poses])
+                for end in (0.0, 1.0)]
+        shut, open_ = (first("Face2Face", target, posed, **clear)[0].astype(int) for posed in ends)
+        change = np.abs(shut - open_)
+        x, y = target.frames[0].landmarks[LANDMARKS[part]].round().astype(int).T
+        assert change[y.min():y.max() + 1, x.min():x.max() + 1].mean() > 5
+
+
+def test_face2face_renders_the_whole_face_and_nothing_above_the_brows(takes):
+    target = takes[0].frames[0]
+    mask = first("Face2Face", *takes)[1]
+    x, y = target.landmarks[LANDMARKS["eyes"]].round().astype(int).T
+    assert (mask[y, x] > 0.9).all()
+    assert not mask[:int(target.landmarks[:, 1].min()) - 10].any()
+
+
+def test_a_deepfake_of_oneself_without_losses_is_the_same_picture_without_grain(takes):
+    clear = DeepfakesStrength(bottleneck=1, expression=1, colour_match=0, jitter=0)
+    image, mask = first("Deepfakes", takes[0], takes[0], deepfakes=clear)
+    clean = takes[0].scene.frame(takes[0].poses[0], noise=False).image
+    assert np.abs(image.astype(int) - clean)[mask == 1].max() <= 3  # the alignment shifts by a hair
+
+
+def test_a_deepfake_shows_the_source_with_pose_expression_and_light_of_the_target(takes):
+    """What the source does in its own video does not matter; who it is and what the target does, do."""
+    target, source = takes
+    clear = {"deepfakes": DeepfakesStrength(bottleneck=1, expression=1, colour_match=0, jitter=0)}
+    image = first("Deepfakes", target, source, **clear)[0].astype(int)
+    still = dataclasses.replace(source, poses=[dataclasses.replace(each, mouth=1.0, yaw=15) for each in source.poses])
+    np.testing.assert_array_equal(first("Deepfakes", target, still, **clear)[0], image)
+    mask = first("Deepfakes", target, source, **clear)[1]
+    drawn = source.scene.under(target.scene.light).frame(target.poses[0], noise=False)
+    own = source.scene.frame(target.poses[0], noise=False)
+    colours = [picture[picture_mask > 0.9].mean(0) for picture, picture_mask in (
+        (image, mask), (drawn.image, drawn.face_mask), (own.image, own.face_mask))]
+    assert np.abs(colours[0] - colours[1]).max() < np.abs(colours[0] - colours[2]).max()
+    stranger = first("Deepfakes", target, record(8, 5, 4), **clear)[0]
+    assert np.abs(stranger - image)[mask == 1].mean() > 5
+
+
+@pytest.mark.parametrize(("kind", "field", "strength", "dial"), [
+    ("Face2Face", "face2face", Face2FaceStrength, "texture"), ("Deepfakes", "deepfakes", DeepfakesStrength, "bottleneck")])
+def test_the_main_dial_of_the_further_kinds_removes_fine_detail(takes, kind, field, strength, dial):
+    details = []
+    for keep in (1.0, 0.6, 0.4, 0.2):
+        image, mask = first(kind, *takes, **{field: strength(**{dial: keep})})
+        details.append(sharpness(image, mask == 1))
+    assert details == sorted(details, reverse=True)
+    assert details[-1] < 0.6 * details[0]
+
+
+def test_relighting_leaves_the_scene_itself_as_it_was():
+    scene, other = (record(8, id, 1).scene for id in (0, 1))
+    before = scene.frame(Pose()).image
+    relit = scene.under(other.light).frame(Pose()).image
+    np.testing.assert_array_equal(scene.frame(Pose()).image, before)
+    assert np.abs(relit.astype(int) - before).mean() > 0.5
+
+
+def test_swaps_and_reenactments_are_known_to_the_identity_room():
+    videos = pd.DataFrame({"method": ["real", *KINDS], "target": "000", "source": [None] + ["001"] * len(KINDS)})
+    seen = dict(zip(videos.method, identity.shown(videos), strict=True))
+    assert seen == {"real": "000", "FaceSwap": "001", "NeuralTextures": "000", "Face2Face": "000", "Deepfakes": "001"}
+
+
+@pytest.mark.parametrize("kind", ["Face2Face", "Deepfakes"])
+def test_dlib_finds_the_face_in_the_further_kinds(corpus, kind):
+    detect, found = faces.detector(), []
+    for path in sorted(demo.video_path(corpus, kind, "x").parent.glob("*.mp4")):
+        found += [len(faces.find(picture, detect)) == 1 for picture in frames(path)[::3]]
+    assert len(found) == 24 and np.mean(found) >= 23 / 24
+
+
 def test_masks_are_those_of_the_video_on_disk(corpus):
     masks = demo.masks(corpus, "FaceSwap", "001_000")
     assert masks.shape == (12, 256, 256) and masks.dtype == np.uint8
@@ -219,7 +339,7 @@ def test_masks_are_those_of_the_video_on_disk(corpus):
 
 
 @pytest.mark.parametrize("method, video",
-                         [("real", "000"), ("FaceSwap", "000_002"), ("Deepfakes", "000_001")])
+                         [("real", "000"), ("FaceSwap", "000_002"), ("FaceShifter", "000_001")])
 def test_masks_of_a_video_that_is_no_fake_are_refused(corpus, method, video):
     with pytest.raises(ValueError, match="has no fake"):
         demo.masks(corpus, method, video)

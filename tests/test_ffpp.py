@@ -181,7 +181,7 @@ def test_the_official_profile_turns_videos_into_results(dry):
     split, probe, lora, summary = (execute(stem, "ffpp") for stem in CHAPTERS)
     reals = {name for pair in dry["test"] for name in pair}
     fakes = {f"{a}_{b}" for pair in dry["test"] for a, b in (pair, pair[::-1])}
-    assert split.metrics["parts"]["test"] == {"real": 4, "FaceSwap": 0, "NeuralTextures": 4, "Face2Face": 0, "Deepfakes": 0}
+    assert split.metrics["parts"]["test"] == {"real": 4, "FaceSwap": 0, "NeuralTextures": 4}
     assert all(row["seen"] == 0 for row in split.metrics["audit"])
     for result in (probe, lora):
         assert videos_of(result.scores, "real") == reals

@@ -9,16 +9,16 @@ import pytest
 
 from dfnb import paths
 
-ROOMS = ["paths", "arrays", "profiles", "metrics", "stats", "compare", "power", "reported", "layouts", "corpora",
-         "identity", "splits", "arms", "video", "decoding", "inventory", "faces", "cropping", "crops", "controls",
-         "hardware", "pixels", "checkpoints", "clip", "cards", "training", "footage", "endpoint", "methods",
-         "domain", "relevance", "chapters",
-         "ledger", "runs", "workbench", "dials", "leakage", "study", "executors", "cells", "sweeps", "plots",
-         "scoring", "panel",
-         "scorefile", "evaluate", "tables", "exporting", "cli"]
+ROOMS = """
+    paths arrays profiles metrics stats compare power reported layouts corpora identity splits arms video
+    decoding encoding inventory faces cropping crops perturb pointing controls hardware pixels checkpoints
+    clip cards training footage endpoint methods domain relevance chapters ledger runs workbench dials leakage
+    related study executors cells sweeps plots scoring panel scorefile evaluate tables exporting cli
+""".split()  # noqa: SIM905
 ONLY_IN = {  # a library that must be replaceable lives in one room
     "transformers": {"clip", "demo"}, "papermill": {"study"}, "jupytext": {"study"}, "dlib": {"faces"},
-    "peft": {"methods"}, "av": {"decoding", "demo"}, "typer": {"cli"}, "seaborn": {"plots"}, "openai": {"endpoint"},
+    "peft": {"methods"}, "av": {"decoding", "encoding", "demo"}, "typer": {"cli"}, "seaborn": {"plots"},
+    "openai": {"endpoint"},
 }
 PACKAGE = paths.ROOT / "dfnb"
 FILES = sorted(path for path in PACKAGE.rglob("*.py") if path.name != "__init__.py" or path.parent != PACKAGE)

@@ -82,3 +82,40 @@ def test_a_timeline_follows_the_frames(ax):
     rows = pd.DataFrame({"method": "real", "video": "000", "frame": [9, 0, 4], "score": [0.3, 0.1, 0.2]})
     plots.timeline(rows, ax, threshold=0.5)
     np.testing.assert_allclose(ax.lines[0].get_data(), [[0, 4, 9], [0.1, 0.2, 0.3]])
+
+
+def test_cost_shows_every_model_free_ones_too(ax):
+    table = pd.DataFrame({"model": ["free", "dear"], "trained": [0, 1000], "video_AUC": [0.5, 0.9],
+                          "video_low": [0.4, 0.8], "video_high": [0.6, 0.95]})
+    plots.cost(table, ax, against="trained")
+    points = [(line.get_label(), *map(float, line.get_xydata()[0])) for line in ax.lines if line.get_marker() == "o"]
+    assert points == [("free", 0.0, 0.5), ("dear", 1000.0, 0.9)]
+    assert ax.get_xlim()[0] < 0 < 1000 < ax.get_xlim()[1]
+
+
+def test_every_draw_of_few_pairs_is_a_point_and_the_mean_a_line(ax):
+    rows = pd.DataFrame({"model": "a", "pairs": [10, 10, 25, 25], "draw": [0, 1, 0, 1], "frame_AUC": [0.5, 0.7, 0.8, 0.6]})
+    plots.few_shot(rows, ax)
+    drawn = {line.get_label(): list(line.get_ydata()) for line in ax.lines}
+    assert [0.5, 0.7, 0.8, 0.6] in drawn.values() and drawn["a"] == pytest.approx([0.6, 0.7])
+    assert [text.get_text() for text in ax.get_xticklabels()] == ["10", "25"]
+
+
+def test_each_perturbation_has_its_panel():
+    rows = pd.DataFrame([{"model": model, "kind": kind, "strength": at, "amount": f"{at} units", "frame_AUC": 1 - at / 10}
+                         for model in "ab" for kind in ("blur", "noise") for at in range(3)])
+    figure, axes = plt.subplots(1, 2)
+    plots.strengths(rows, axes)
+    assert [ax.get_title() for ax in axes] == ["blur: 1 units to 2 units", "noise: 1 units to 2 units"]
+    assert list(axes[1].lines[0].get_ydata()) == pytest.approx([1, 0.9, 0.8])
+    plt.close(figure)
+
+
+def test_looks_have_a_row_for_the_change_and_one_for_each_detector():
+    images, masks = np.zeros((2, 8, 8, 3), np.uint8), np.zeros((2, 8, 8), np.uint8)
+    masks[0, 2:6, 2:6] = 255
+    figure = plots.looks(images, masks, {"LoRA": np.random.default_rng(0).random((2, 4, 4))})
+    assert [ax.get_ylabel() for ax in figure.axes[::2]] == ["changed", "LoRA"]
+    assert [len(ax.images) for ax in figure.axes] == [1, 1, 2, 2]
+    assert [bool(ax.collections) for ax in figure.axes] == [True, False, True, False]  # nothing was changed in the second
+    plt.close(figure)

@@ -69,6 +69,7 @@ def test_an_unknown_name_is_answered_with_the_known_ones(name):
     ("{rank: 16,", "{rank: [1],", r"notebooks.03_lora_training.rank is \[1\]"),
     ("03_lora_training", "../03", r"notebooks.../03"),
     ("clip:", "klip:", r"there is no setting klip; remove it or correct its name"),
+    ("videos_per_class: null", "videos: {Deepfakes: 0}", r"corpus.videos.Deepfakes is 0, but .* greater than or equal"),
     ("/videos", "demo", r'a section "demo" and corpus.root "demo" go together'),
     ("/videos,", "/videos, layout: kaggle,", r"corpus.layout is 'kaggle', but .* 'ffpp', 'ffpp-flat', 'celeb-df'"),
     (GOOD, "[1, 2]", r"must hold the sections corpus and crops, not \[1, 2\]"),

@@ -372,3 +372,46 @@ def test_fractions_of_frames_take_all_frames_of_a_video():
 def test_a_fraction_is_a_share(share):
     with pytest.raises(UserError, match=r"fraction .* must lie in \(0, 1\]"):
         splits.fraction(closed(8).assign(part="train"), closed(8), share, seed=0)
+
+
+@settings(max_examples=12, deadline=None)
+@given(st.integers(12, 60).map(lambda half: closed(2 * half)), st.integers(0, 5))
+def test_few_pairs_are_whole_nested_and_touch_training_alone(videos, seed):
+    parts, names = splits.split(videos, "study", seed=seed), set()
+    for count in (1, 3, 7):
+        some = splits.few(parts, videos, count, seed)
+        pd.testing.assert_frame_equal(*(table[table.part != "train"].reset_index(drop=True) for table in (some, parts)))
+        train = some[some.part == "train"].merge(videos, on=splits.KEY)
+        reals, fakes = train[train.label == 0], train[train.label == 1]
+        assert len(reals) == len(fakes) == count
+        assert set(reals.video) == set(fakes.target)  # a real and its own fake
+        assert set(fakes.method) == {"FaceSwap"}
+        assert names < set(train.video)
+        names = set(train.video)
+
+
+def test_few_pairs_follow_the_seed_and_not_the_order_of_rows():
+    videos = closed(60)
+    parts = splits.split(videos, "study", seed=0)
+    drawn = {seed: frozenset(splits.few(parts, videos, 5, seed).query("part == 'train'").video) for seed in range(4)}
+    assert len(set(drawn.values())) == 4
+    mixed = splits.few(parts.sample(frac=1, random_state=1), videos.sample(frac=1, random_state=2), 5, 0)
+    assert set(mixed.query("part == 'train'").video) == drawn[0]
+
+
+def test_few_pairs_of_frames_take_all_frames_of_a_video():
+    videos = closed(20)[lambda table: table.method != "NeuralTextures"]
+    parts = frames_of(videos).drop(columns="status").assign(part="train")
+    assert splits.few(parts, videos, 3).groupby(["method", "video"]).size().tolist() == [4] * 6
+
+
+def test_few_pairs_say_how_many_there_are():
+    videos = closed(20)
+    parts = videos[splits.KEY].assign(part="train")[videos.method.isin(["real", "FaceSwap"])]
+    lonely = parts[parts.video != "000"]  # the fake of 000 has lost its real
+    with pytest.raises(UserError, match="between 1 and 19, .*; got 20"):
+        splits.few(lonely, videos, 20)
+    with pytest.raises(UserError, match="got 0"):
+        splits.few(parts, videos, 0)
+    with pytest.raises(UserError, match="one training method, the training part has FaceSwap, NeuralTextures"):
+        splits.few(videos[splits.KEY].assign(part="train"), videos, 2)

@@ -170,3 +170,35 @@ def test_closed_pairs_are_fetched_from_the_whole_corpus_where_the_first_videos_h
     assert len(bench.videos) == 9 and len(paired.videos) == 3 * 6
     assert set(paired.videos.target) == set(names.values())
     assert paired.paired(2, methods) is paired
+
+
+@pytest.fixture
+def world(tmp_path, monkeypatch):
+    """A demo profile of four people, with two fakes of one kind and one of another."""
+    profile = {"corpus": {"root": "demo", "methods": ["FaceSwap", "Face2Face"], "videos": {"FaceSwap": 2, "Face2Face": 1}},
+               "demo": {"seed": 5, "identities": 4, "frames": 3}, "crops": {"frames": 2, "size": 32}}
+    (tmp_path / "world.yaml").write_text(yaml.safe_dump(profile))
+    for name, folder in (("DFNB_PARAMS", "."), ("DFNB_DATA", "data"), ("DFNB_CACHE", "cache")):
+        monkeypatch.setenv(name, str(tmp_path / folder))
+    return workbench.open("world", progress=False)
+
+
+def test_a_profile_can_ask_for_few_fakes_of_a_kind(world):
+    assert world.videos.method.value_counts().to_dict() == {"real": 4, "FaceSwap": 2, "Face2Face": 1}
+    assert len(list(world.profile.folder.rglob("*.mp4"))) == 7
+
+
+def test_masks_belong_to_the_fake_crops_of_a_view(world):
+    view = world.crops.select(np.arange(len(world.crops))[::-1])
+    found = workbench.masks(world, view)
+    assert found.shape == (14, 32, 32) and found.dtype == np.uint8
+    assert not found[view.labels == 0].any()
+    shares = (found > 127).mean(axis=(1, 2))[view.labels == 1]
+    assert shares.min() > 0.1 and shares.max() < 0.9
+    some = world.crops.select([9, 12])
+    np.testing.assert_array_equal(workbench.masks(world, some), found[::-1][[9, 12]])
+
+
+def test_nobody_knows_the_masks_of_other_corpora(bench):
+    with pytest.raises(UserError, match="masks are known in the demo world only"):
+        workbench.masks(bench, bench.crops)

@@ -11,8 +11,9 @@ import io
 import json
 import multiprocessing
 import os
+from collections.abc import Mapping
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
@@ -24,8 +25,6 @@ from tqdm import tqdm
 
 from dfnb.demo import people
 from dfnb.demo.kinds import KINDS, Strengths, fakes, plant, record
-from dfnb.demo.reenact import ReenactStrength
-from dfnb.demo.swap import SwapStrength
 
 WORLD = 1                  # raise it when the code changes the pictures: corpora made before are then refused
 FPS, CRF = 25, 23          # crf 23 is the c23 of FaceForensics++
@@ -42,6 +41,7 @@ class Settings:
     kinds: tuple[str, ...]
     strengths: Strengths
     planted: float
+    videos: dict[str, int] = field(default_factory=dict)  # kind -> number of its fakes, where not all are made
     world: int = WORLD
 
     def __post_init__(self) -> None:
@@ -56,29 +56,35 @@ class Settings:
         unknown = [kind for kind in self.kinds if kind not in KINDS]
         if unknown:
             raise ValueError(f"the demo world makes no {', '.join(unknown)}; it makes {', '.join(KINDS)}")
+        for kind, count in self.videos.items():
+            if kind not in self.kinds or not 1 <= count <= self.identities:
+                raise ValueError(f"videos says how many of its at most {self.identities} fakes a kind among "
+                                 f"{', '.join(self.kinds)} has, at least 1; got {kind}: {count}")
 
     def pairs(self) -> list[tuple[int, int]]:
         return [(first, first + 1) for first in range(0, self.identities, 2)]
 
-
-STRONG = Strengths()
+    def fakes(self, pair: tuple[int, int]) -> list[tuple[str, tuple[int, int]]]:
+        """The fakes of a pair, as (kind, ids); target k is the k-th fake of a kind by name."""
+        return [(kind, ids) for kind in self.kinds for ids in (pair, pair[::-1])
+                if ids[0] < self.videos.get(kind, self.identities)]
 
 
 def make(folder: Path | str, *, seed: int, identities: int, frames: int,
-         kinds: tuple[str, ...] = tuple(KINDS), swap: SwapStrength = STRONG.swap,
-         reenact: ReenactStrength = STRONG.reenact, planted: float = 0.0, workers: int | None = None,
-         progress: bool = True) -> Path:
+         kinds: tuple[str, ...] = tuple(KINDS), videos: Mapping[str, int] | None = None, planted: float = 0.0,
+         workers: int | None = None, progress: bool = True, **strengths) -> Path:
     """Write the videos that are missing in `folder` and return it; a finished corpus is left as it is.
 
     The bytes depend on the settings alone, not on `workers` (processes; all cores by default) and not on
-    interruptions. `planted` adds a cue that gives away the label of people one knows and tells nothing about
-    others: each person has a fixed smooth pattern of at most so many grey levels, added to the real video and
-    taken off the fakes of which that person is the target.
+    interruptions. `videos` names kinds of which only the first so many fakes are made. `planted` adds a cue
+    that gives away the label of people one knows and tells nothing about others: each person has a fixed smooth
+    pattern of at most so many grey levels, added to the real video and taken off the fakes of which that person
+    is the target. `strengths` are fields of `Strengths`, such as swap=SwapStrength(feather=3).
 
     Raises ValueError for a setting out of range and for a folder that holds a corpus of other settings.
     """
     folder = Path(folder)
-    settings = Settings(seed, identities, frames, tuple(kinds), Strengths(swap, reenact), planted)
+    settings = Settings(seed, identities, frames, tuple(kinds), Strengths(**strengths), planted, dict(videos or {}))
     _claim(folder, settings)
     todo = [pair for pair in settings.pairs() if _missing(folder, settings, pair)]
     _in_parallel(partial(_make_pair, folder, settings), todo, workers or os.cpu_count() or 1, progress)
@@ -94,11 +100,13 @@ def masks(folder: Path | str, method: str, video: str) -> np.ndarray:
     long as making it. Raises ValueError when the corpus has no such fake.
     """
     settings = _settings(Path(folder) / "corpus.json")
-    videos = {_name(ids): ids for pair in settings.pairs() for ids in (pair, pair[::-1])}
-    if method not in settings.kinds or video not in videos:
-        raise ValueError(f"{folder} has no fake {method}/{video}; it has the methods "
-                         f"{', '.join(settings.kinds)} and the videos 000_001 to {list(videos)[-1]}")
-    takes = [record(settings.seed, id, settings.frames) for id in videos[video]]
+    made = {kind: {} for kind in settings.kinds}
+    for kind, ids in (fake for pair in settings.pairs() for fake in settings.fakes(pair)):
+        made[kind][_name(ids)] = ids
+    if video not in made.get(method, {}):
+        there = "; ".join(f"{kind}: {next(iter(names))} to {list(names)[-1]}" for kind, names in made.items())
+        raise ValueError(f"{folder} has no fake {method}/{video}; it has {there}")
+    takes = [record(settings.seed, id, settings.frames) for id in made[method][video]]
     return np.stack([np.rint(255 * mask).astype(np.uint8)
                      for _, mask in fakes(method, *takes, settings.strengths)])
 
@@ -115,8 +123,7 @@ def _name(ids: tuple[int, ...]) -> str:
 
 def _missing(folder: Path, settings: Settings, pair: tuple[int, int]) -> list[tuple[str, tuple[int, ...]]]:
     """The videos of a pair that are not there yet, as (method, ids)."""
-    wanted = [("real", (id,)) for id in pair]
-    wanted += [(kind, ids) for kind in settings.kinds for ids in (pair, pair[::-1])]
+    wanted = [("real", (id,)) for id in pair] + settings.fakes(pair)
     return [(method, ids) for method, ids in wanted if not video_path(folder, method, _name(ids)).exists()]
 
 
@@ -176,7 +183,8 @@ def _claim(folder: Path, settings: Settings) -> None:
                              "choose another folder")
         _replace(folder / UNFINISHED, _json(settings))
         return
-    there, here = _flat(_load(stored)), _flat(json.loads(_json(settings)))
+    defaults = {f"strengths.{name}": value for name, value in _flat(dataclasses.asdict(Strengths())).items()}
+    there, here = defaults | _flat(_load(stored)), _flat(json.loads(_json(settings)))
     for name in [*here, *there]:
         if there.get(name) != here.get(name):
             raise ValueError(f"{folder} holds a demo corpus with {name} {there.get(name)}, "
@@ -205,9 +213,9 @@ def _load(path: Path) -> dict:
 
 def _settings(path: Path) -> Settings:
     stored = _load(path)
-    strengths = Strengths(SwapStrength(**stored["strengths"]["swap"]),
-                          ReenactStrength(**stored["strengths"]["reenact"]))
-    return Settings(**stored | {"kinds": tuple(stored["kinds"]), "strengths": strengths})
+    strengths = {each.name: each.default_factory(**stored["strengths"].get(each.name, {}))
+                 for each in dataclasses.fields(Strengths)}
+    return Settings(**stored | {"kinds": tuple(stored["kinds"]), "strengths": Strengths(**strengths)})
 
 
 def _replace(path: Path, content: bytes) -> None:

@@ -12,7 +12,10 @@ from dataclasses import dataclass, field
 import cv2
 import numpy as np
 
-from dfnb.demo import people, reenact, render, swap
+from dfnb.demo import learned, people, reenact, render, swap
+from dfnb.demo.learned import DeepfakesStrength
+from dfnb.demo.reenact import Face2FaceStrength, ReenactStrength
+from dfnb.demo.swap import SwapStrength
 
 NOISE, PLANTED = 21, 22    # streams of a person's random numbers: camera noise, planted cue
 Fake = tuple[np.ndarray, np.ndarray]          # picture uint8 (h, w, 3), mask float32 (h, w)
@@ -22,8 +25,10 @@ Fake = tuple[np.ndarray, np.ndarray]          # picture uint8 (h, w, 3), mask fl
 class Strengths:
     """How visible the fakes of each technique are."""
 
-    swap: swap.SwapStrength = field(default_factory=swap.SwapStrength)
-    reenact: reenact.ReenactStrength = field(default_factory=reenact.ReenactStrength)
+    swap: SwapStrength = field(default_factory=SwapStrength)
+    reenact: ReenactStrength = field(default_factory=ReenactStrength)
+    face2face: Face2FaceStrength = field(default_factory=Face2FaceStrength)
+    deepfakes: DeepfakesStrength = field(default_factory=DeepfakesStrength)
 
 
 @dataclass
@@ -53,7 +58,18 @@ def _neural_textures(target: Take, source: Take, frame: int, strengths: Strength
                                    target=target.frames[frame], strength=strengths.reenact, rng=rng)
 
 
-KINDS = {"FaceSwap": _face_swap, "NeuralTextures": _neural_textures}
+def _face2face(target: Take, source: Take, frame: int, strengths: Strengths, rng: np.random.Generator) -> Fake:
+    return reenact.face2face(target.scene, target.poses[frame], source.poses[frame],
+                             target=target.frames[frame], strength=strengths.face2face, rng=rng)
+
+
+def _deepfakes(target: Take, source: Take, frame: int, strengths: Strengths, rng: np.random.Generator) -> Fake:
+    return learned.deepfakes(target.frames[frame], target.poses[frame], source.scene,
+                             light=target.scene.light, strength=strengths.deepfakes, rng=rng)
+
+
+KINDS = {"FaceSwap": _face_swap, "NeuralTextures": _neural_textures, "Face2Face": _face2face,
+         "Deepfakes": _deepfakes}
 
 
 def fakes(kind: str, target: Take, source: Take, strengths: Strengths) -> Iterator[Fake]:

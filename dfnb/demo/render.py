@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import zlib
 from dataclasses import astuple, dataclass
 
@@ -62,6 +63,12 @@ class Scene:
         over(self._head.colour, dark, hair.brows(self.person))
         over(self._head.colour, dark if self.person.beard else dark * 0.5 + 0.03, hair.beard(self.person))
         self._head.shine *= 1 - 0.8 * hair.beard(self.person)
+
+    def under(self, light: scenery.Light) -> Scene:
+        """The same face lit from elsewhere; hair, neck and place keep the light that they were made with."""
+        scene = copy.copy(self)
+        scene.light = light
+        return scene
 
     def frame(self, pose: Pose, rng: np.random.Generator | None = None, noise: bool = True) -> Rendered:
         """Render one pose. Camera noise comes from `rng`; without one it follows from the pose alone."""

@@ -57,7 +57,7 @@ def face_swap(target: Rendered, source: Rendered, *, strength: SwapStrength = ST
     x, y, inside = _warp(landmarks, source.landmarks, target.image.shape[:2])
     face = cv2.remap(coarse(source.image, strength.source_resolution), x, y, cv2.INTER_LINEAR,
                      borderMode=cv2.BORDER_REPLICATE).astype(np.float32)
-    face = _recolour(face, target.image, inside, strength.colour_match)
+    face = recolour(face, target.image, inside, strength.colour_match)
     mask = feathered(inside, strength.feather)
     return blend(target.image, face, mask), mask
 
@@ -96,7 +96,7 @@ def _warp(goal: np.ndarray, origin: np.ndarray,
     return x, y, inside
 
 
-def _recolour(face: np.ndarray, like: np.ndarray, inside: np.ndarray, amount: float) -> np.ndarray:
+def recolour(face: np.ndarray, like: np.ndarray, inside: np.ndarray, amount: float) -> np.ndarray:
     """Move each channel's mean and contrast inside the region towards those of `like` (Reinhard, 2001)."""
     have, want = face[inside], like[inside].astype(np.float32)                   # (p, 3)
     gain = np.clip(want.std(0) / (have.std(0) + 1e-3), 0.5, 2) ** amount
