@@ -90,7 +90,7 @@ def _clip(path: str, count: int, threads: int, limits: Limits, pixels: int) -> d
 
 
 def _traits(path: str, limits: Limits) -> dict:
-    """No frame, but the size of one; the packets' bits per pixel."""
+    """No frame, but the size of one, and the bits per pixel of the video's own packets: a file may hold sound too."""
     sizes = []
     with _opened(path, limits) as (container, stream):
         width, height = stream.codec_context.width, stream.codec_context.height

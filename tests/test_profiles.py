@@ -97,7 +97,7 @@ def test_layout_lists_and_test_corpora_are_settings_and_a_new_test_corpus_concer
     write(GOOD.replace("root: /videos", "root: /videos, layout: ffpp-flat, lists: my lists, identities: /who.csv"))
     profile = profiles.load("mine")
     assert profile.corpus.index == {"layout": "ffpp-flat", "compression": "c40", "methods": ["Deepfakes"],
-                                    "videos_per_class": None}
+                                    "videos_per_class": None, "videos": {}}
     assert [str(path) for path in profile.corpus.known] == [str(paths.ROOT / "my lists"), "/who.csv"]
     write(GOOD + "test_corpora: [{root: data/celeb, layout: celeb-df}]")
     other = profiles.load("mine").test_corpora[0]

@@ -83,7 +83,8 @@ def rewrite(tmp_path, **sections):
 def foreign(tmp_path_factory):
     """Four people of another world, who have the same ids as those of `corpus`."""
     folder = tmp_path_factory.mktemp("foreign") / "world"
-    return demo.make(folder, seed=77, identities=4, frames=3, workers=1, progress=False)
+    kinds = ("FaceSwap", "NeuralTextures")
+    return demo.make(folder, seed=77, identities=4, frames=3, kinds=kinds, workers=1, progress=False)
 
 
 def test_any_regime_asks_the_studys_question_when_the_methods_are_given(bench):
