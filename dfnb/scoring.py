@@ -123,8 +123,7 @@ def score(detector: methods.Detector, files: list[Path], *, workers: int | None 
     names = [str(Path(file).absolute()) for file in files]
     videos = pd.DataFrame({"corpus": "clips", "method": "clip", "video": names, "path": names})
     workers = workers or (1 if len(files) <= FEW else None)
-    cut = detector.card["crops"] | {"most_lost": 1.0}  # what is lost is told, video by video
-    view = crops.build(videos, **cut, workers=workers, progress=progress)
+    view = crops.build(videos, **detector.card["crops"], most_lost=1.0, workers=workers, progress=progress)
     found = np.zeros(0), np.zeros((0, 1, 1)), np.zeros((0, 1))
     if len(view):
         found = detector.score(view), _maps(detector, view), detector.clip.image_features(view)
