@@ -175,6 +175,8 @@ def verdict(grid: pd.DataFrame, pick: pd.Series | None, luck: dict) -> str:
     if pick is None:
         return "No run of the grid is done, so nothing can be chosen."
     named = "rank {rank:g}, alpha {alpha:g}, dropout {dropout:g}".format_map
+    if np.isnan(pick.test):
+        return f"Validation chooses {named(pick)}, which has no AUC on test."
     best = grid.loc[grid.test.idxmax()]
     rank = int((grid.test > pick.test).sum()) + 1
     lines = [f"Validation chooses {named(pick)}: {pick.test:.3f} on test, interval {pick.test_low:.3f} to "

@@ -88,6 +88,7 @@ def test_validation_chooses_and_the_loss_breaks_ties():
     assert pick["rank"] == 32
     told = ablations.verdict(table, pick, {"reason": "", "optimism": 0.031})
     assert "chooses rank 32, alpha 16, dropout 0: 0.600 on test" in told
+    assert "has no AUC on test" in ablations.verdict(table, pick.copy().replace(pick.test, np.nan), {})
     assert "number 2 of 3" in told and "best on test is rank 8" in told and "optimistic by 0.031" in told
 
 

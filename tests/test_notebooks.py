@@ -4,6 +4,7 @@ import ast
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -135,6 +136,8 @@ def test_executed_notebooks_print_the_same_again(smoke, tmp_path):
     runs, env, _ = smoke
     for path in NOTEBOOKS:
         (tmp_path / path.name).write_bytes((runs / path.stem / "notebook.ipynb").read_bytes())
+    for sweep in runs.glob("*/sweep"):  # is read, never repeated, by a notebook
+        shutil.copytree(sweep, tmp_path / "runs" / "smoke" / sweep.parent.name / "sweep")
     again = env | {"DFNB_RUNS": str(tmp_path / "runs")}
     command = [sys.executable, "-m", "pytest", "--nbval", "--nbval-current-env", "-q", "-c", os.devnull, str(tmp_path)]
     done = subprocess.run(command, env=again, capture_output=True, text=True)
