@@ -37,22 +37,23 @@ class Model:
     runs: bool = True
 
 
-def models(*, lora: Mapping, fitting: Mapping, frames: int, endpoint: str = "", model: str = "",
-           most_calls: int = 200) -> dict[str, Model]:
+def models(*, lora: Mapping, fitting: Mapping, frames: int, layernorm_rate: float, components_rate: float,
+           endpoint: str = "", model: str = "", most_calls: int = 200) -> dict[str, Model]:
     """The models of the chapter, in the order of its table.
 
-    `fitting`: epochs and batch of what trains by gradients; learning rates are the methods' own, the papers'. The
-    multimodal model runs where an `endpoint` is given.
+    `fitting`: epochs and batch of what trains by gradients; where no learning rate is given, the method's own holds, the
+    paper's. The multimodal model runs where an `endpoint` is given.
     """
     asked = {"base_url": endpoint, "model": model, "most_calls": most_calls}
     return {
         "linear probe": Model("probe", "a logistic regression"),
         LORA: Model("lora", "low-rank matrices at q and v, a head", {**fitting, **lora}),
-        "LN-tuning": Model("layernorm", "gains and biases of the layer norms, a head", fitting),
+        "LN-tuning": Model("layernorm", "gains and biases of the layer norms, a head",
+                           {**fitting, "learning_rate": layernorm_rate}),
         "prompt tuning": Model("prompt", "context vectors of two prompts"),
         "reprogramming": Model("reprogram", "a border around the picture", fitting),
         "components": Model("components", "a decoder beside the tower",
-                            {"epochs": fitting["epochs"], "frames_per_clip": frames}),
+                            {"epochs": fitting["epochs"], "frames_per_clip": frames, "learning_rate": components_rate}),
         "zero-shot": Model("zero_shot", "nothing"),
         "multimodal": Model("multimodal", "nothing" if endpoint else "not run", asked, bool(endpoint)),
         "always fake": Model("trivial", "nothing", {"kind": "constant"}),

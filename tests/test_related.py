@@ -137,12 +137,14 @@ def test_maps_are_alike_by_rank():
 
 
 def test_models_name_what_they_train_and_the_multimodal_one_waits_for_an_endpoint():
-    options = {"lora": {"rank": 4}, "fitting": {"epochs": 1, "batch": 8}, "frames": 4}
+    options = {"lora": {"rank": 4}, "fitting": {"epochs": 1, "batch": 8}, "frames": 4,
+               "layernorm_rate": 0.01, "components_rate": 0.02}
     off, on = related.models(**options), related.models(**options, endpoint="http://localhost:1/v1", model="m")
     assert not off["multimodal"].runs and off["multimodal"].trains == "not run"
     assert on["multimodal"].runs and on["multimodal"].options["base_url"] == "http://localhost:1/v1"
     assert all(one.runs for name, one in off.items() if name != "multimodal")
     assert off["LoRA"].options == {"epochs": 1, "batch": 8, "rank": 4}
+    assert [off[name].options["learning_rate"] for name in ("LN-tuning", "components")] == [0.01, 0.02]
     assert related.swapped(off["zero-shot"], ("real", "fake")).options == {"words": ("fake", "real")}
 
 
