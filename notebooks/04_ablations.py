@@ -14,7 +14,7 @@
 # **Question** Do rank, alpha, dropout, the number of adapted blocks or the amount of training data move the result, and by more than chance does?
 #
 # **Answer** In the demo world rank, alpha and dropout move it by less than one can see: the cells of the grid lie closer together than the interval of any one of them is
-# wide, and no main effect of the three has a sure sign on test. Taking the best cell on test would have flattered the result. More training data helps where the epochs are held.
+# wide, and no main effect of the three has a sure sign on test. Taking the best cell on test would have flattered the result. More training data helps, whether epochs or steps are held.
 
 # %%
 import matplotlib.pyplot as plt
