@@ -13,8 +13,8 @@
 #
 # **Question** Do rank, alpha, dropout, the number of adapted blocks or the amount of training data move the result, and by more than chance does?
 #
-# **Answer** In the demo world's grid, by less than one can see: the cells lie closer together than the interval of any one of them is wide. A larger $\alpha / r$ fits the
-# manipulation in training better and carries no further to an unseen one; taking the best cell on test would have flattered the result.
+# **Answer** In the demo world rank, alpha and dropout move it by less than one can see: the cells of the grid lie closer together than the interval of any one of them is
+# wide, and no main effect of the three has a sure sign on test. Taking the best cell on test would have flattered the result. More training data helps, whether epochs or steps are held.
 
 # %%
 import matplotlib.pyplot as plt
@@ -65,7 +65,7 @@ base[base["chapter 3"] != base["sweeps"]]
 #
 # The **grid** crosses rank, alpha and dropout on one draw of the split. **One factor at a time** starts from the base and changes one setting, on several draws. The
 # **fraction** of the training videos, drawn by identity group, is changed twice: once with the number of epochs held, so that less data also means fewer gradient
-# steps, and once with the number of steps held, so that only the data differ.
+# steps, and once with the number of steps held, so that only the data differ. Either may stop early on validation.
 #
 # Cells are not tested against each other one by one. One linear model takes all runs as replicates,
 #
