@@ -217,9 +217,11 @@ def cost(table: pd.DataFrame, ax: Axes, *, against: str, value: str = "video_AUC
     for (name, row), colour in zip(table.set_index("model").iterrows(), sns.color_palette("husl", len(table)), strict=True):
         ax.plot(row[against], row[value], "o", color=colour, ms=6, label=name)
     ax.axhline(0.5, color=INK, ls=":", lw=1)
-    least = table.loc[table[against] > 0, against].min()
-    ax.set_xscale("symlog", linthresh=max(least, 1e-9) if np.isfinite(least) else 1)
-    ax.set(xlabel=against, ylabel=value.replace("_", " "))
+    ticks = [0, *10 ** np.arange(int(np.ceil(np.log10(max(table[against].max(), 1)))) + 1)]
+    ax.set_xscale("symlog", linthresh=1)  # below one unit the axis is even, so that what is free has its place
+    ax.set_xticks(ticks, [f"{tick:,}" for tick in ticks], minor=False)
+    ax.minorticks_off()
+    ax.set(xlabel=against, ylabel=value.replace("_", " "), xlim=(-0.3, 2 * ticks[-1]))
     return ax
 
 
@@ -246,10 +248,10 @@ def strengths(rows: pd.DataFrame, axes: Sequence[Axes], *, value: str = "frame_A
             ax.plot(line.strength, line[value], "o-", ms=3, lw=1.3, color=sns.color_palette("colorblind")[at], label=name)
         amounts = some.drop_duplicates("strength").amount
         ax.axhline(0.5, color=INK, ls=":", lw=1)
-        ax.set(title=f"{kind}: {amounts.iloc[1]} to {amounts.iloc[-1]}", xlabel="strength", xticks=range(len(amounts)))
-        ax.title.set_fontsize(8)
+        ax.set(xlabel="strength", xticks=range(len(amounts)))
+        ax.set_title(f"{kind}\n{amounts.iloc[1]}\nto {amounts.iloc[-1]}", fontsize=8)
     axes[0].set_ylabel(value.replace("_", " "))
-    axes[0].legend(fontsize=8)
+    axes[-1].legend(fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
 
 
 def looks(images: np.ndarray, masks: np.ndarray, maps: Mapping[str, np.ndarray]) -> Figure:

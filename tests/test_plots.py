@@ -91,6 +91,7 @@ def test_cost_shows_every_model_free_ones_too(ax):
     points = [(line.get_label(), *map(float, line.get_xydata()[0])) for line in ax.lines if line.get_marker() == "o"]
     assert points == [("free", 0.0, 0.5), ("dear", 1000.0, 0.9)]
     assert ax.get_xlim()[0] < 0 < 1000 < ax.get_xlim()[1]
+    assert [text.get_text() for text in ax.get_xticklabels()] == ["0", "1", "10", "100", "1,000"]
 
 
 def test_every_draw_of_few_pairs_is_a_point_and_the_mean_a_line(ax):
@@ -106,7 +107,7 @@ def test_each_perturbation_has_its_panel():
                          for model in "ab" for kind in ("blur", "noise") for at in range(3)])
     figure, axes = plt.subplots(1, 2)
     plots.strengths(rows, axes)
-    assert [ax.get_title() for ax in axes] == ["blur: 1 units to 2 units", "noise: 1 units to 2 units"]
+    assert [ax.get_title() for ax in axes] == ["blur\n1 units\nto 2 units", "noise\n1 units\nto 2 units"]
     assert list(axes[1].lines[0].get_ydata()) == pytest.approx([1, 0.9, 0.8])
     plt.close(figure)
 
