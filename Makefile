@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 PROFILE ?= demo
 
-.PHONY: help study test torture dials lab book pair lint constraints clean
+.PHONY: help study test torture dials bench lab book pair lint constraints clean
 help:            ## this list
 	@grep -E '^[a-z]+: .*##' Makefile | sed -E 's/:.*## /\t/'
 
@@ -20,11 +20,14 @@ study: $(READY)  ## demo corpus, crops, training, all chapters, the book (PROFIL
 test: $(READY)   ## unit tests, the smoke profile through papermill, nbval, the book with -W
 	$(BIN)/python -m pytest -n 2 --dist loadfile
 
-torture: $(READY) ## runs killed at every write and at random moments (minutes)
+torture: $(READY) ## runs killed at every write and at random moments, 2,000 broken videos (minutes)
 	$(BIN)/python -m pytest -m torture
 
 dials: $(READY)  ## one dial of the demo world at a time, into book/dials.md (half an hour)
 	$(BIN)/python -m dfnb.dials
+
+bench: $(READY)  ## speed against the plain recipes, into book/performance.md (ten minutes, a quiet machine)
+	$(BIN)/python -m bench
 
 lab: $(READY)    ## the notebooks in JupyterLab
 	$(BIN)/jupyter lab notebooks

@@ -35,12 +35,16 @@ def demo(
 def study(
     profile: ProfileName = "demo",
     only: Annotated[list[str] | None, typer.Option(help="Chapter, by name or number; repeatable.")] = None,
-    force: Annotated[bool, typer.Option("--force", help="Repeat what is done.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Repeat chapters that are done.")] = False,
 ) -> None:
-    """Run the chapters that are not done, in order, and build the book."""
+    """Run the chapters that are not done, in order, each after the sweeps that it reads, and build the book."""
     from dfnb import study as room
+    from dfnb import sweeps
 
-    page = room.run(profile, only, force, progress=typer.echo)
+    def before(chapter: str) -> None:
+        sweeps.before(chapter, profile, progress=typer.echo)
+
+    page = room.run(profile, only, force, progress=typer.echo, before=before)
     if page:
         typer.echo(f"the book is built: {page}")
 

@@ -74,6 +74,8 @@ def answer_to(path: str, count: int, threads: int, limits: Limits, pixels: int) 
 
 def _clip(path: str, count: int, threads: int, limits: Limits, pixels: int) -> dict:
     _check_file(path)
+    if count < 0:
+        return _traits(path, limits)
     total, size = _declared(path, limits)
     if not count:  # the header alone is asked for
         return {"shape": [0, *size], "indices": [], "pts": [], "total": total}
@@ -85,6 +87,20 @@ def _clip(path: str, count: int, threads: int, limits: Limits, pixels: int) -> d
     if decoded < total or decoded == 0:
         raise Rejected(f"truncated: {decoded} of {total} frames could be decoded")
     return {"shape": [len(indices), *shape], "indices": indices.tolist(), "pts": pts, "total": total}
+
+
+def _traits(path: str, limits: Limits) -> dict:
+    """No frame, but the size of one, and the bits per pixel of the video's own packets: a file may hold sound too."""
+    sizes = []
+    with _opened(path, limits) as (container, stream):
+        width, height = stream.codec_context.width, stream.codec_context.height
+        for packet in container.demux(stream):
+            sizes += [packet.size] if packet.size else []
+            _check_length(len(sizes), limits)
+    if not sizes or not width * height:
+        raise Rejected("no frames: the video stream is empty")
+    bits = 8 * sum(sizes) / (width * height * len(sizes))
+    return {"shape": [0, height, width], "indices": [], "pts": [], "total": len(sizes), "bits": bits}
 
 
 def _check_file(path: str) -> None:

@@ -95,10 +95,16 @@ def _damage(folder: Path, done: dict[str, Any]) -> str:
 
 
 def _inputs_changed(folder: Path, done: dict[str, Any]) -> list[str]:
-    """Chapters whose numbers this run had read and which have others now."""
+    """Runs whose numbers this run had read, or found to be absent, and which have others now."""
     chapters = folder.parent if folder.parent.name != "sweep" else folder.parents[2]
     return [f"the result of {name} has changed" for name, digest in done.get("inputs", {}).items()
-            if not (metrics := chapters / name / "metrics.json").is_file() or sha256(metrics) != digest]
+            if digest_of_result(chapters / name) != digest]
+
+
+def digest_of_result(folder: Path) -> str | None:
+    """SHA-256 of the numbers of a run; None while it has none or is not done."""
+    metrics = folder / "metrics.json"
+    return sha256(metrics) if (folder / "DONE.json").is_file() and metrics.is_file() else None
 
 
 def read_json(path: Path) -> dict[str, Any]:

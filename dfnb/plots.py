@@ -119,6 +119,8 @@ def looked_at(image: np.ndarray, relevance: np.ndarray, ax: Axes, *, highest: fl
     """A crop in grey and, over it, where the detector looks (side, side); `highest` is drawn brightest."""
     extent = (0, image.shape[1], image.shape[0], 0)
     ax.imshow(image.mean(axis=2), cmap="gray", vmin=0, vmax=255, extent=extent)
+    if np.isnan(relevance).any():
+        return ax
     share = np.clip(relevance / max(highest, 1e-12), 0, 1)
     ax.imshow(share, cmap="inferno", vmin=0, vmax=1, alpha=0.15 + 0.7 * share, extent=extent, interpolation="nearest")
     return ax
@@ -144,7 +146,8 @@ def verdict(frames: pd.DataFrame, rows: Mapping[str, tuple], *, threshold: float
     `frames` has pts, status, score (NaN where no face was cut out); `rows` maps a name to crops (n, h, w, 3), their maps
     (n, side, side) and their rows of `frames`.
     """
-    lines = [line for note in [*([GUIDE] if rows else []), *notes] for line in textwrap.wrap(note, 130)]
+    drawn = any(np.isfinite(maps).all() for _, maps, _ in rows.values())
+    lines = [line for note in [*([GUIDE] if drawn else []), *notes] for line in textwrap.wrap(note, 130)]
     wide = max((len(crops) for crops, _, _ in rows.values()), default=1)
     heights = [2.0, *([1.25] * len(rows)), 0.17 * len(lines)]
     figure = plt.figure(figsize=(9, sum(heights) + 0.9), layout="constrained", dpi=100)

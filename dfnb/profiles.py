@@ -100,9 +100,11 @@ class SweepSettings(Settings):
 
     `base` holds what differs from the profile's chapter in every cell. A run fails after `timeout` seconds
     and has `retries` more attempts where another one can end otherwise (kernel died, out of memory, timeout).
+    `chapter` reads the runs: `study` does them before it.
     """
 
     notebook: Chapter
+    chapter: Chapter | None = None
     base: dict[str, Scalar] = {}
     grid: dict[str, Values] | None = Field(default=None, min_length=1)
     cells: list[dict[str, Scalar]] | None = Field(default=None, min_length=1)

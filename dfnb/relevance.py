@@ -23,7 +23,7 @@ def maps(detector, view, *, blocks: int | None = None) -> np.ndarray:
     A detector with `maps(view)` of its own is asked. Else, with A the attention (heads, tokens, tokens) of a block
     and G the gradient of the logit with respect to it, the class token's row of R = prod (1 + mean_heads (A G)+) over
     the last `blocks` blocks (None: all), from the last down (Chefer et al., ICCV 2021, eq. 5 and 6). Maps of one
-    detector can be compared with each other, not with those of another. UserError for a detector without a tower.
+    detector can be compared with each other, not with those of another. NoTower for a detector that has none.
     """
     if hasattr(detector, "maps"):
         return np.asarray(detector.maps(view), np.float32)
@@ -41,19 +41,33 @@ def maps(detector, view, *, blocks: int | None = None) -> np.ndarray:
     return found.reshape(-1, side, side)
 
 
+class NoTower(UserError):
+    """A detector that reads no patches, or none that could be followed."""
+
+
 def _parts(detector) -> tuple[nn.Module, Callable[[torch.Tensor], torch.Tensor]]:
     """The image tower of a detector, and what makes a logit of fake (n,) of its pooled feature (n, width)."""
-    if isinstance(model := getattr(detector, "model", None), nn.Module) and hasattr(model, "tower"):
+    model = getattr(detector, "model", None)
+    if hasattr(model, "tower"):  # tuned: lora, full, layernorm
         tower = model.tower.get_base_model() if hasattr(model.tower, "get_base_model") else model.tower
-        return tower, lambda pooled: model.head(pooled).squeeze(-1)
-    if hasattr(detector, "weight"):  # a probe
-        clip = detector.clip.model
-        weight = torch.as_tensor(detector.weight, dtype=torch.float32, device=detector.clip.device)  # (dim,)
-        if detector.card["options"]["features"] == "pooled":
-            return clip.vision_model, lambda pooled: pooled @ weight
-        project = clip.visual_projection
-        return clip.vision_model, lambda pooled: nn.functional.normalize(project(pooled), dim=-1) @ weight
-    raise UserError(f"a detector of the kind {type(detector).__name__} has no image tower and no maps of its own")
+        return tower, getattr(model, "logit", lambda pooled: model.head(pooled).squeeze(-1))
+    frozen = detector.clip.model if hasattr(detector, "clip") else None
+    if hasattr(detector, "weight") and detector.card["options"]["features"] == "pooled":  # a probe
+        return frozen.vision_model, lambda pooled: pooled @ _like(detector.weight, pooled)
+    if hasattr(detector, "weight"):
+        weigh = lambda features: features @ _like(detector.weight, features)  # noqa: E731
+    elif hasattr(detector, "text"):  # zero_shot; the scale of all logits is left out
+        weigh = lambda features: features @ _like(detector.text[1] - detector.text[0], features)  # noqa: E731
+    elif hasattr(model, "text"):  # prompt
+        weigh = model
+    else:
+        raise NoTower(f"a detector of the kind {type(detector).__name__} has no image tower and no maps of its own")
+    project = frozen.visual_projection
+    return frozen.vision_model, lambda pooled: weigh(nn.functional.normalize(project(pooled), dim=-1))
+
+
+def _like(weights: np.ndarray, features: torch.Tensor) -> torch.Tensor:
+    return torch.as_tensor(weights, dtype=features.dtype, device=features.device)
 
 
 def _relevance(tower: nn.Module, logit: Callable, pixels: torch.Tensor, first: int) -> torch.Tensor:

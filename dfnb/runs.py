@@ -32,7 +32,7 @@ APART = {"lock", "sweep", "DONE.json", "FAILED.json", "notebook.log"}  # in a ru
 PACKAGES = ["dfnb", "torch", "transformers", "peft", "scikit-learn", "numpy", "pandas", "papermill"]
 
 _held: dict[Path, int] = {}  # run folder -> descriptor of the lock that this process holds for a notebook
-_read: dict[str, str] = {}  # chapter -> SHA-256 of its metrics, for every result read in this process
+_read: dict[str, str | None] = {}  # run -> SHA-256 of its metrics, None if it has none, for all read in this process
 
 
 # ------------------------------------------------------------------- a run, seen by its notebook
@@ -76,8 +76,8 @@ class Run:
         if detector is not None:
             _save_detector(detector, self.folder)
         seconds = self.seconds | {"total": time.perf_counter() - self.began}
-        timing = {"seconds": seconds, "device": device(), "precision": precision(), "peak_memory_mb": peak_memory(),
-                  "inputs": _read}
+        timing = {"seconds": seconds, "cpu_seconds": time.process_time(), "device": device(), "precision": precision(),
+                  "peak_memory_mb": peak_memory(), "inputs": _read}
         paths.atomic_write(self.folder / "timing.json", canonical(timing))
         paths.atomic_write(self.folder / "metrics.json", canonical(metrics))
         if not self.managed:
@@ -127,9 +127,14 @@ class Result:
         return ledger.read_json(self.folder / "metrics.json")
 
     @cached_property
+    def timing(self) -> dict[str, Any]:
+        """Content of timing.json: cpu_seconds (of all its threads, imports apart where forked), peak_memory_mb, ..."""
+        return ledger.read_json(self.folder / "timing.json")
+
+    @cached_property
     def seconds(self) -> dict[str, float]:
         """Durations by name; `total` is from `start` to `save`."""
-        return ledger.read_json(self.folder / "timing.json")["seconds"]
+        return self.timing["seconds"]
 
     @cached_property
     def scores(self):
@@ -153,8 +158,17 @@ def result(profile: str, notebook: str) -> Result:
     if name != "done":
         raise UserError(f"the result of {notebook} is needed, but it is {name} ({why}); "
                         f"run it first: dfnb study --profile {profile} --only {notebook}")
-    _read[notebook] = sha256(folder / "metrics.json")
-    return Result(folder)
+    return read(folder)
+
+
+def read(folder: Path, *, done: bool = True) -> Result | None:
+    """Result of the run in a folder, of a chapter or of a sweep; None where it is not `done`.
+
+    The reading run is stale when the result changes, or when there is one after all.
+    """
+    above = folder.parents[2] if folder.parent.name == "sweep" else folder.parent
+    digest = _read[str(folder.relative_to(above))] = ledger.digest_of_result(folder) if done else None
+    return Result(folder) if digest else None
 
 
 def _save_detector(detector, folder: Path) -> None:

@@ -29,7 +29,7 @@ class Verdict:
     threshold: float
     frames: pd.DataFrame  # a row per frame looked at: frame, pts (seconds), status, faces, score (NaN: lost)
     view: crops.CropView  # crops of the kept frames
-    maps: np.ndarray  # (n, side, side) of these crops, see `relevance.maps`
+    maps: np.ndarray  # (n, side, side) of these crops, see `relevance.maps`; NaN where there are none
     reason: str
     traits: dict  # side, face, bits, distance, farther; see `domain.compare`
     warnings: list[str]
@@ -70,8 +70,10 @@ def load(folder: Path) -> methods.Detector:
         if state not in ("done", "stale"):
             raise UserError(f"the run {folder} is {state} ({why}); repeat it, as `dfnb study` does")
     base = cards.peek(folder)["base"]["name"]
-    detector = methods.load(folder, clips.load(str(folder / "clip") if (folder / "clip").is_dir() else base))
-    if lacking := [name for name in NEEDED if name not in detector.card]:
+    clip = clips.load(str(folder / "clip") if (folder / "clip").is_dir() else base)
+    detector = methods.load(folder, clip)
+    detector.clip = clip  # those that read no features do not keep it; the domain needs it
+    if lacking := [name for name in NEEDED if detector.card.get(name) is None]:
         raise UserError(f"the detector in {folder} was saved without {' and '.join(lacking)}; run its chapter again")
     if "prefix" in detector.card["options"]:
         detector.card["options"]["prefix"] = False  # a clip is scored once: nothing worth keeping on disk
@@ -107,6 +109,14 @@ def find(places: list[str]) -> list[Path]:
     return list(dict.fromkeys(found))
 
 
+def _maps(detector: methods.Detector, view: crops.CropView) -> np.ndarray:
+    """Maps of relevance; NaN (n, 1, 1) of a detector that has none."""
+    try:
+        return relevance.maps(detector, view)
+    except relevance.NoTower:
+        return np.full((len(view), 1, 1), np.nan)
+
+
 def score(detector: methods.Detector, files: list[Path], *, workers: int | None = None,
           progress: bool = True) -> list[Verdict]:
     """Crop as the detector's training videos were cropped, score, and compare with its domain; a verdict a file."""
@@ -116,7 +126,7 @@ def score(detector: methods.Detector, files: list[Path], *, workers: int | None 
     view = crops.build(videos, **detector.card["crops"], most_lost=1.0, workers=workers, progress=progress)
     found = np.zeros(0), np.zeros((0, 1, 1)), np.zeros((0, 1))
     if len(view):
-        found = detector.score(view), relevance.maps(detector, view), detector.clip.image_features(view)
+        found = detector.score(view), _maps(detector, view), detector.clip.image_features(view)
     return [_verdict(detector.card, Path(file), videos.iloc[[at]], view, *found) for at, file in enumerate(files)]
 
 

@@ -11,22 +11,16 @@ import os
 import shutil
 import subprocess
 import sys
-import tempfile
 import time
-import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from dfnb import UserError, chapters, ledger, paths, profiles, runs
+from dfnb import UserError, chapters, kernels, ledger, paths, profiles, runs
 from dfnb.chapters import check_parameters, declared
 
 __all__ = ["book", "check_parameters", "declared", "differs", "execute", "find", "pair", "run", "status"]
 
-THREADS = ["OMP", "MKL", "OPENBLAS", "NUMEXPR"]  # libraries that read <name>_NUM_THREADS
-KERNEL = (  # 1, 9: the kernel is killed with its runner, so that no orphan writes into a run that was taken over
-    "import ctypes, runpy, sys; sys.platform == 'linux' and ctypes.CDLL(None).prctl(1, 9); "
-    "runpy.run_module('ipykernel_launcher', run_name='__main__', alter_sys=True)")
 KERNELSPEC = {"display_name": "Python 3", "language": "python", "name": "python3"}
 
 Say = Callable[[str], None]
@@ -45,18 +39,20 @@ class StudyFailed(UserError):
 # ------------------------------------------------------------------- chapters in order
 def run(
     profile: str, only: Sequence[str] | None = None, force: bool = False, progress: Say | None = None,
-    *, notebooks: Path | None = None, source: Path | None = None,
+    *, notebooks: Path | None = None, source: Path | None = None, before: Callable[[str], None] | None = None,
 ) -> Path | None:
     """Run what is not done of a profile's chapters, then build the book; returns its first page.
 
-    `only` names chapters (03 is enough of 03_lora_training) and leaves the book alone; `force` repeats what
-    is done. `progress` is told one line at a time. Raises UserError for what cannot start, StudyFailed for
-    what did not end.
+    `only` names chapters (03 is enough of 03_lora_training) and leaves the book alone; `force` repeats
+    chapters that are done. `progress` is told one line at a time; `before` is told the name of each chapter
+    and does what that one needs. Raises UserError for what cannot start, StudyFailed for what did not end.
     """
     say, settings = progress or (lambda line: None), profiles.load(profile)
     every = _chapters(notebooks)
     _check_names(settings, every)
     for notebook in [find(name, every) for name in only] if only else every:
+        if before:
+            before(notebook.stem)
         execute(notebook, settings, {}, force=force, progress=progress)
     if only:
         return None
@@ -66,11 +62,12 @@ def run(
 
 def execute(
     notebook: Path, profile: profiles.Profile, parameters: dict[str, Any], *, force: bool = False,
-    progress: Say | None = None, threads: int | None = None, timeout: float | None = None,
+    progress: Say | None = None, threads: int | None = None, timeout: float | None = None, forked: bool = False,
 ) -> Path:
     """Run one notebook unless that run is done; returns its folder. ledger.Busy when another process has it.
 
-    `threads` bounds what its kernel's libraries use; a run that takes longer than `timeout` seconds fails.
+    `threads` bounds what its kernel's libraries use; a run that takes longer than `timeout` seconds fails. With
+    `forked` its kernel comes with the imports done (see `kernels`); then this process must do one run at a time.
     """
     say = progress or (lambda line: None)
     config = chapters.configuration(notebook, profile, parameters)
@@ -81,7 +78,8 @@ def execute(
             say(f"{notebook.stem}: done before, skipped")
             return folder
         say(f"{notebook.stem}: running " + (f"({state}: {why})" if state != "done" else "again, as asked"))
-        seconds = _attempt(notebook, folder, config, threads, timeout, show=progress is not None)
+        options = {"threads": threads, "timeout": timeout, "forked": forked}
+        seconds = _attempt(notebook, folder, config, options, show=progress is not None)
         say(f"{notebook.stem}: done in {seconds:.0f} s")
     return folder
 
@@ -130,22 +128,22 @@ def find(name: str, every: list[Path] | None = None) -> Path:
 
 def _check_names(profile: profiles.Profile, every: list[Path]) -> None:
     """Complain before the first chapter runs, not hours later."""
-    for name in profile.notebooks:
+    for name in [*profile.notebooks, *(sweep.chapter for sweep in profile.sweeps.values() if sweep.chapter)]:
         find(name, every)
     for notebook in every:
         chapters.chapter_parameters(notebook, profile)
 
 
 # ------------------------------------------------------------------- one execution
-def _attempt(notebook: Path, folder: Path, config: dict[str, Any], threads, timeout, *, show: bool) -> float:
+def _attempt(notebook: Path, folder: Path, config: dict[str, Any], options: dict[str, Any], *, show: bool) -> float:
     """Execute into `folder`, DONE.json last; else FAILED.json and StudyFailed. Returns the seconds it took."""
     attempt, began = ledger.clear(folder) + 1, time.perf_counter()
     try:
-        _papermill(notebook, folder, config, threads, timeout, show=show)
+        _papermill(notebook, folder, config, **options, show=show)
         if not (folder / "config.json").exists() or not (folder / "metrics.json").exists():
             raise StudyFailed("the notebook ended without saving a result (runs.start, then save)")
         seconds = time.perf_counter() - began
-        runs.finish(folder, wall_seconds=round(seconds, 3), attempt=attempt, threads=threads)
+        runs.finish(folder, wall_seconds=round(seconds, 3), attempt=attempt, threads=options["threads"])
         return seconds
     except Exception as error:
         reason, message = ledger.explain(error, folder / "notebook.log")
@@ -154,7 +152,10 @@ def _attempt(notebook: Path, folder: Path, config: dict[str, Any], threads, time
         raise StudyFailed(f"{notebook.stem} failed: {message}", reason) from None
 
 
-def _papermill(notebook: Path, folder: Path, config: dict[str, Any], threads, timeout, *, show: bool) -> None:
+def _papermill(
+    notebook: Path, folder: Path, config: dict[str, Any], *, threads: int | None, timeout: float | None, forked: bool,
+    show: bool,
+) -> None:
     """Execute a notebook; its page becomes notebook.ipynb in one step, also when it fails."""
     import papermill
 
@@ -164,13 +165,14 @@ def _papermill(notebook: Path, folder: Path, config: dict[str, Any], threads, ti
     changed = {name: value for name, value in given.items() if value != defaults[name]}
     page, end = folder / ".notebook.ipynb", time.monotonic() + (timeout or 0)
     left = timeout and (lambda cell: max(0.01, end - time.monotonic()))  # papermill's own limit is one a cell
-    with (folder / "notebook.log").open("w") as log, _kernel(notebook, folder, threads) as kernel:
+    kernel = kernels.options(notebook, folder, config["code"], threads=threads, forked=forked)
+    with (folder / "notebook.log").open("w") as log, kernel as options:
         try:
             output = str(page).replace("{", "{{").replace("}", "}}")  # papermill fills in {names}
             papermill.execute_notebook(
                 str(notebook), output, changed, kernel_name="python3", cwd=str(paths.ROOT), stdout_file=log,
                 stderr_file=log, progress_bar=show and sys.stderr.isatty(), autosave_cell_every=0,
-                timeout_func=left or None, **kernel)
+                timeout_func=left or None, **options)
         except Exception as error:
             log.write(ledger.COLOUR.sub("", "\n".join(getattr(error, "traceback", [repr(error)]))))
             raise
@@ -178,32 +180,6 @@ def _papermill(notebook: Path, folder: Path, config: dict[str, Any], threads, ti
             if page.exists():
                 with paths.atomic(folder / "notebook.ipynb") as temporary:
                     page.replace(temporary)
-
-
-@contextlib.contextmanager
-def _kernel(notebook: Path, folder: Path, threads: int | None) -> Iterator[dict[str, Any]]:
-    """Options for a kernel of this very interpreter that talks through socket files, as parallel runs must.
-
-    An installed kernel called python3 may belong to another environment, so none is looked up. All it writes
-    lies in the run's folder, so that a killed one leaves nothing elsewhere; but paths of sockets are limited
-    to 107 bytes: where there are sockets without a file (Linux, a name after @), those are taken.
-    """
-    from jupyter_client import AsyncKernelManager
-    from jupyter_client.kernelspec import KernelSpec
-    from traitlets.config import Config
-
-    with tempfile.TemporaryDirectory(prefix=".kernel-", dir=folder, ignore_cleanup_errors=True) as own:
-        socket = f"@dfnb-{uuid.uuid4().hex}" if sys.platform == "linux" else f"/tmp/dfnb-{uuid.uuid4().hex}"
-        environment = {
-            "DFNB_RUN": str(folder), "DFNB_RUNS": str(paths.runs()), "DFNB_NOTEBOOKS": str(notebook.parent),
-            "TQDM_DISABLE": "1", "PYTHONHASHSEED": "0", "PYDEVD_DISABLE_FILE_VALIDATION": "1",
-            "IPYTHONDIR": own, "MPLBACKEND": "module://matplotlib_inline.backend_inline",
-        } | ({f"{name}_NUM_THREADS": str(threads) for name in THREADS} if threads else {})
-        argv = [sys.executable, "-c", KERNEL, "-f", "{connection_file}", "--HistoryManager.enabled=False"]
-        spec = KernelSpec(argv=argv, env=environment, **{key: KERNELSPEC[key] for key in ("display_name", "language")})
-        manager = type("Kernel", (AsyncKernelManager,), {"kernel_spec": spec})
-        config = Config(KernelManager={"transport": "ipc", "ip": socket, "connection_file": f"{own}/kernel.json"})
-        yield {"kernel_manager_class": manager, "config": config, "shutdown_kernel": "immediate"}
 
 
 # ------------------------------------------------------------------- pairs of script and notebook

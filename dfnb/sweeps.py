@@ -19,7 +19,7 @@ from typing import Any
 from dfnb import UserError, executors, ledger, paths, profiles, study
 from dfnb.cells import Cell, by_name, counts, expand, fate, row, table
 
-__all__ = ["by_name", "check_done", "counts", "expand", "fate", "run", "table"]
+__all__ = ["before", "by_name", "check_done", "counts", "expand", "fate", "run", "table"]
 
 PASSING = {"kernel died", "out of memory", "timeout"}  # failures that another attempt need not meet
 MOST_LOSSES = 3  # how often the process that does a run may vanish before the run counts as failed
@@ -55,10 +55,24 @@ def run(
     if wanted:
         if not (scheduler or executor):
             workers, threads = executors.shares(workers, threads, len(wanted))
+        options = {"threads": threads, "forked": not (scheduler or executor)}  # a process of the pool does one at a time
         with _engine(workers, scheduler, executor) as engine:
-            _Batch(profile, engine, {"threads": threads}, progress or (lambda line: None), deque(wanted),
+            _Batch(profile, engine, options, progress or (lambda line: None), deque(wanted),
                    len(wanted), retry_failed, first_alone=not _has_crops(settings)).run()
     return [row(cell) for cell in cells]
+
+
+def before(chapter: str, profile: str, *, progress: Say | None = None) -> None:
+    """Run what is not done of the sweeps that a chapter reads; runs that fail leave gaps in the chapter.
+
+    Raises as `run` does for Ctrl-C and for a full disk.
+    """
+    say = progress or (lambda line: None)
+    names = [name for name, sweep in profiles.load(profile).sweeps.items() if sweep.chapter == chapter]
+    if not names:
+        return
+    say(f"{chapter}: its sweeps are {', '.join(names)}")
+    say(f"{chapter}: {counts(run(profile, names, progress=progress))}")
 
 
 def _engine(workers: int | None, scheduler: str | None, executor: Executor | None):

@@ -60,6 +60,7 @@ class Clip:
     indices: np.ndarray
     pts: np.ndarray
     total: int  # frames in the file
+    bits: float | None = None  # per pixel of the compressed stream, where `traits` asks for them
 
 
 def spread(total: int, count: int) -> np.ndarray:
@@ -93,11 +94,10 @@ def declared(path: Path, *, limits: Limits | None = None) -> int:
 
 
 def traits(path: Path, *, limits: Limits | None = None) -> dict[str, float]:
-    """What a file's header says: width, height, frames, and bits of the file per pixel. Raises Rejected."""
-    header = _ask(path, 0, 1, limits or Limits())
-    height, width = header.frames.shape[1:3]
-    bits = 8 * os.path.getsize(path) / (width * height * header.total)
-    return {"width": width, "height": height, "frames": header.total, "bits": bits}
+    """Width, height, frames of a file's video stream, and its bits per pixel; nothing is decoded. Raises Rejected."""
+    found = _ask(path, -1, 1, limits or Limits())
+    height, width = found.frames.shape[1:3]
+    return {"width": width, "height": height, "frames": found.total, "bits": found.bits}
 
 
 def _ask(path: Path, count: int, threads: int, limits: Limits) -> Clip:
@@ -152,7 +152,7 @@ class _Decoder:
             self.pixels.seek(0)
             if frames.size and self.pixels.readinto(memoryview(frames).cast("B")) != frames.nbytes:
                 raise EOFError
-            return Clip(frames, np.array(answer["indices"]), np.array(answer["pts"]), answer["total"])
+            return Clip(frames, np.array(answer["indices"]), np.array(answer["pts"]), answer["total"], answer.get("bits"))
         except (EOFError, OSError, ValueError, KeyError, TypeError) as error:  # TimeoutError is an OSError
             raise self._death(isinstance(error, TimeoutError), limits) from None
         except Rejected:

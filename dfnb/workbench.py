@@ -67,7 +67,8 @@ class Bench:
                   for part, view in (("validation", validation), ("test", test))]
         seconds = time.perf_counter() - started
         judged = metrics.to_videos(scores[0])
-        detector.card |= {"threshold": metrics.best_threshold(judged.label, judged.score), "split": seed,
+        threshold = metrics.best_threshold(judged.label, judged.score)
+        detector.card |= {"threshold": None if np.isnan(threshold) else threshold, "split": seed,
                           "crops": self.profile.crops.model_dump(include=LOOK), "trained_on": self._told(train)}
         if "path" in self.videos and "x0" in train.frames:
             detector.card["domain"] = self._domain(train, validation, model or self.clip)

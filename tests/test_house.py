@@ -13,7 +13,8 @@ ROOMS = """
     paths arrays profiles metrics stats compare power reported layouts corpora identity splits arms video
     decoding encoding inventory faces cropping crops perturb pointing controls hardware pixels checkpoints
     clip cards training footage endpoint methods domain relevance chapters ledger runs workbench dials leakage
-    related study executors cells sweeps plots scoring panel scorefile evaluate tables exporting cli
+    related kernels study executors cells sweeps plots sweep_plots scoring panel scorefile evaluate tables
+    ablations exporting cli
 """.split()  # noqa: SIM905
 ONLY_IN = {  # a library that must be replaceable lives in one room
     "transformers": {"clip", "demo"}, "papermill": {"study"}, "jupytext": {"study"}, "dlib": {"faces"},

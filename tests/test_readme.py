@@ -4,7 +4,7 @@ import re
 
 import nbformat
 
-from dfnb import paths
+from dfnb import exporting, paths
 
 README = (paths.ROOT / "README.md").read_text()
 
@@ -42,3 +42,9 @@ def test_every_path_and_command_that_it_names_is_there():
 def test_every_notebook_and_profile_is_in_it():
     for path in [*(paths.ROOT / "notebooks").glob("*.py"), *(paths.ROOT / "params").glob("*.yaml")]:
         assert f"`{path.stem}`" in README
+
+
+def test_its_ten_lines_are_those_of_an_exported_detector():
+    shown = re.search(r"```python\n(.*?)```", README, re.S)[1].strip()
+    card = {"method": "lora", "threshold": float(re.search(r">= ([\d.]+) else", shown)[1])}
+    assert shown == exporting.snippet(card, {"pretrained_model_name_or_path": "clip"}).strip()

@@ -11,7 +11,7 @@ from scipy.stats import spearmanr
 from dfnb import UserError, relevance
 from dfnb.clip import enter, leave
 from dfnb.crops import CropView
-from dfnb.methods import full, lora, probe
+from dfnb.methods import full, layernorm, lora, probe, prompt, zero_shot
 
 TRAINED = {"epochs": 6, "patience": None, "batch": 16}
 FITS = {
@@ -21,6 +21,13 @@ FITS = {
     "lora, last block": lambda parts, clip: lora.fit(
         *parts[:2], clip=clip, seed=0, rank=4, blocks=1, learning_rate=5e-3, **TRAINED),
     "full": lambda parts, clip: full.fit(*parts[:2], clip=clip, seed=0, learning_rate=1e-3, **TRAINED),
+}
+
+
+OTHERS = {
+    "layernorm": lambda parts, clip: layernorm.fit(*parts[:2], clip=clip, seed=0, **TRAINED),
+    "prompt": lambda parts, clip: prompt.fit(*parts[:2], clip=clip, seed=0, epochs=1),
+    "zero_shot": lambda parts, clip: zero_shot.fit(*parts[:2], clip=clip),
 }
 
 
@@ -55,6 +62,20 @@ def test_relevance_is_high_where_the_cue_is(clip, quartered, name):
     assert found.dtype == np.float32
     assert found.min() >= 0
     assert share_in_quadrant(found, test) > (0.45 if "probe" in name else 0.7)
+
+
+@pytest.mark.parametrize("name", [*FITS, *OTHERS])
+def test_the_logit_that_is_followed_is_that_of_the_score(clip, quartered, name):
+    test = quartered[2].select(np.arange(8))
+    detector = (FITS | OTHERS)[name](quartered, clip)
+    tower, logit = relevance._parts(detector)
+    with torch.no_grad():
+        logits = logit(leave(tower, enter(tower, clip.pixels(test.images()), 0), 0)).numpy()
+    scores = detector.score(test).astype(float)
+    slope, shift = np.polyfit(logits, np.log(scores / (1 - scores)), 1)  # a probe's bias and CLIP's scale are left out
+    np.testing.assert_allclose(1 / (1 + np.exp(-slope * logits - shift)), scores, atol=1e-5)
+    assert slope > 0
+    assert relevance.maps(detector, test).shape == (8, 4, 4)
 
 
 @pytest.mark.parametrize(("method", "name"), [(lora, "lora"), (full, "full")])

@@ -1,5 +1,6 @@
 """Scoring videos of one's own with a saved detector."""
 
+import dataclasses
 import json
 import shutil
 from datetime import UTC, datetime
@@ -143,6 +144,8 @@ def test_the_table_is_one_that_evaluate_reads(detector, corpus, tmp_path, monkey
 def test_a_picture_shows_crops_with_maps_only_where_asked(verdicts, detector):
     shown = scoring.picture(verdicts["panned.mp4"], detector.card)
     assert sum(len(ax.images) for ax in shown.axes) == 2 * 2 * (1 + 2)  # two rows of two crops; a map lies on a grey one
+    blind = dataclasses.replace(verdicts["panned.mp4"], maps=np.full((4, 1, 1), np.nan))  # its detector has no maps
+    assert sum(len(ax.images) for ax in scoring.picture(blind, detector.card).axes) == 2 * 2 * 2
     none = scoring.picture(verdicts["panned.mp4"], detector.card, shown=0)
     assert sum(len(ax.images) for ax in none.axes) == 0
     texts = [text.get_text() for ax in none.axes for text in ax.texts]

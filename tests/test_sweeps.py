@@ -403,7 +403,7 @@ def sabotage(home, monkeypatch):
     """Every boundary of every atomic write of one run, each for a run of its own: who dies there, and when."""
     (home / "site").mkdir()
     (home / "site" / "sitecustomize.py").write_text(SABOTAGE)
-    monkeypatch.setenv("PYTHONPATH", str(home / "site"))
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(home / "site"), str(paths.ROOT)]))
     points = [(name, point, who) for name in SAVED for point in ("written", "replaced") for who in ("kernel", "runner")]
     points += [(name, point, "runner") for name in ("notebook.ipynb", "DONE.json") for point in ("written", "replaced")]
     write(home, DETECTOR)

@@ -47,6 +47,10 @@ class Classifier(nn.Module):
     def forward(self, pixels: torch.Tensor) -> torch.Tensor:
         return self.head(self.pool(pixels)).squeeze(-1)
 
+    def logit(self, pooled: torch.Tensor) -> torch.Tensor:
+        """Logits (n,) of what leaves the tower (n, width); `relevance` asks for them."""
+        return self.head(F.normalize(pooled.float(), dim=-1)).squeeze(-1)
+
 
 def uniformity(features: torch.Tensor) -> torch.Tensor:
     """log mean exp(-2 |x - y|^2) over all pairs of features (n, width) on the sphere (Wang and Isola, 2020, eq. 9)."""
