@@ -258,8 +258,9 @@ display(game.round(3), sanity.round(3))
 # ## Limits
 #
 # One draw of each split and one training seed: a difference smaller than its interval is none that this chapter can show. In the demo profile the learning rates of
-# LoRA, LN-tuning and components were chosen by validation on a development world, because a small CLIP and few steps need larger ones than the papers give; prompt
-# tuning and reprogramming keep their papers' rates. All run few epochs on few frames, far from their own conditions. Training times hold on this machine with its caches.
+# LN-tuning and components were chosen by validation on a development world, because a small CLIP and few steps need larger ones than the papers give; LoRA has the
+# rate of chapter 5, prompt tuning and reprogramming keep their papers' rates. All run few epochs on few frames, far from their own conditions. Training times hold on
+# this machine with its caches.
 
 # %%
 run.seconds |= {f"{name}, seconds": row.seconds for name, row in cost.iterrows()} | {
