@@ -28,7 +28,7 @@ def trials(bench, designs: Mapping[int, Mapping], method: str, *, seed: int, amo
             for fold, design in designs.items() for arm in among}
 
 
-def planted(worlds: Mapping[str, object], fakes: str, regimes: Sequence[str], *, seeds: Sequence[int], model,
+def planted(worlds: Mapping[str, object], regimes: Sequence[str], *, seeds: Sequence[int], model,
             **options) -> dict[str, dict[tuple[str, int], object]]:
     """Fit a linear probe in each world under each regime and seed, on the frames that all worlds kept.
 
@@ -39,7 +39,7 @@ def planted(worlds: Mapping[str, object], fakes: str, regimes: Sequence[str], *,
     found = {}
     for regime, seed in product(regimes, seeds):
         for name, world in worlds.items():
-            parts = world.parts(regime, seed=seed, train_method=fakes, test_methods=[], frames=common)
+            parts = world.parts(regime, seed=seed, frames=common)
             parts = parts.merge(common)  # adds the frame where a regime splits videos
             trial = world.trial("probe", parts, seed=seed, model=model, **options)
             found.setdefault(splits.mark(regime), {})[name, seed] = trial

@@ -43,8 +43,8 @@ full_rate = 0.0001  # full fine-tuning: peak of the learning rate
 epochs = 3  # passes over the training part; the best on validation is kept
 batch = 32  # crops a step, half real and half fake
 planted = 20  # grey levels of the planted cue
-planted_people = 40  # identities of the planted world
-planted_seeds = 5  # splits of the planted world by each regime
+planted_people = 32  # identities of the planted world
+planted_seeds = 4  # splits of the planted world by each regime
 level = 0.95  # confidence level of the intervals
 draws = 2000  # bootstrap draws
 
@@ -219,7 +219,7 @@ checks.set_index(["model", "arm", "fakes"]).round(3)
 # %%
 with run.timed("planted leak"):
     worlds = workbench.planted(bench.profile, planted, identities=planted_people, frames=2 * frames)
-    cue = leakage.planted(worlds, "NeuralTextures", ("frame", "video", "identity"), seeds=range(seed, seed + planted_seeds), model=bench.clip)
+    cue = leakage.planted(worlds, ("frame", "video", "identity"), seeds=range(seed, seed + planted_seeds), model=bench.clip)
 rise = leakage.gaps(leakage.collect(cue), "NeuralTextures", reference="cue off", **interval)
 rise.set_index(["model", "arm"])[["AUC", "low", "high", "gap", "gap_low", "gap_high"]].round(3)
 

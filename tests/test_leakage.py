@@ -123,7 +123,7 @@ def test_a_planted_cue_is_found_where_frames_are_split_and_not_where_identities_
     for name in ("DATA", "CACHE"):
         monkeypatch.setenv(f"DFNB_{name}", str(tmp_path))
     worlds = workbench.planted(profiles.load("smoke"), 30, identities=20, frames=6, seed=5, workers=1, progress=False)
-    trials = leakage.planted(worlds, "NeuralTextures", ("frame", "identity"), seeds=range(3), model=worlds["cue on"].clip)
+    trials = leakage.planted(worlds, ("frame", "identity"), seeds=range(3), model=worlds["cue on"].clip)
     found = leakage.gaps(leakage.collect(trials), "NeuralTextures", reference="cue off", draws=200)
     leaky, strict = (found[(found.arm == "cue on") & (found.model == name)].iloc[0] for name in trials)
     assert leaky.gap_low > 0 and leaky.AUC > 0.8
