@@ -24,7 +24,7 @@ ROW = ["split", *metrics.VIDEO, "group", "label"]
 def trials(bench, designs: Mapping[int, Mapping], method: str, *, seed: int, among: Sequence[str] = tuple(ARMS),
            **options) -> dict[tuple[str, int], object]:
     """Fit one method in each arm of each fold: (arm, fold) -> `Trial`. `designs`: fold -> `arms.design`."""
-    return {(arm, fold): bench.trial(method, design[arm], seed=seed + fold, **options)
+    return {(arm, fold): bench.trial(method, design[arm], seed=seed + fold, describe=False, **options)
             for fold, design in designs.items() for arm in among}
 
 
@@ -41,7 +41,7 @@ def planted(worlds: Mapping[str, object], regimes: Sequence[str], *, seeds: Sequ
         for name, world in worlds.items():
             parts = world.parts(regime, seed=seed, frames=common)
             parts = parts.merge(common)  # adds the frame where a regime splits videos
-            trial = world.trial("probe", parts, seed=seed, model=model, **options)
+            trial = world.trial("probe", parts, seed=seed, model=model, describe=False, **options)
             found.setdefault(splits.mark(regime), {})[name, seed] = trial
     return found
 

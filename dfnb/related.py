@@ -64,7 +64,7 @@ def models(*, lora: Mapping, fitting: Mapping, frames: int, layernorm_rate: floa
 
 def trials(bench, parts: Mapping[str, pd.DataFrame], chosen: Mapping[str, Model], *, seed: int) -> dict[tuple, object]:
     """Fit every model that runs on every split: (name of the split, model) -> `Trial`."""
-    return {(split, name): bench.trial(model.method, table, seed=seed, **model.options)
+    return {(split, name): bench.trial(model.method, table, seed=seed, describe=False, **model.options)
             for name, model in chosen.items() if model.runs for split, table in parts.items()}
 
 
@@ -183,7 +183,8 @@ def few_shot(bench, parts: pd.DataFrame, chosen: Mapping[str, Model], kind: str,
     for name, model in chosen.items():
         for count, draw in ((count, draw) for count in pairs if count <= there for draw in range(draws)):
             some = splits.few(parts, bench.videos, count, seed + draw)
-            test = _against(bench.trial(model.method, some, seed=seed + draw, **model.options).scores, kind)
+            trial = bench.trial(model.method, some, seed=seed + draw, describe=False, **model.options)
+            test = _against(trial.scores, kind)
             videos = metrics.to_videos(test)
             rows.append({"model": name, "pairs": count, "draw": draw, "frame_AUC": metrics.auc(test.label, test.score),
                          "video_AUC": metrics.auc(videos.label, videos.score)})

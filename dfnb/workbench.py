@@ -54,11 +54,12 @@ class Bench:
             return splits.keep(parts, options["train_method"], options["test_methods"])
         return parts
 
-    def trial(self, method: str, parts: pd.DataFrame, *, seed: int, model: clips.Clip | None = None, **options) -> "Trial":
+    def trial(self, method: str, parts: pd.DataFrame, *, seed: int, model: clips.Clip | None = None, describe: bool = True,
+              **options) -> "Trial":
         """Fit one method on the training part, choosing on validation, and score validation and test.
 
         What a later use needs is put on the detector's card: the threshold that validation chose, the cropping, and
-        what it was trained on, in words and as a domain.
+        what it was trained on, in words and as a domain (the last not without `describe`: for detectors that nobody keeps).
         """
         train, validation, test = (self.view(parts, part) for part in splits.PARTS)
         started = time.perf_counter()
@@ -70,7 +71,7 @@ class Bench:
         threshold = metrics.best_threshold(judged.label, judged.score)
         detector.card |= {"threshold": None if np.isnan(threshold) else threshold, "split": seed,
                           "crops": self.profile.crops.model_dump(include=LOOK), "trained_on": self._told(train)}
-        if "path" in self.videos and "x0" in train.frames:
+        if describe and "path" in self.videos and "x0" in train.frames:
             detector.card["domain"] = self._domain(train, validation, model or self.clip)
         return Trial(detector, pd.concat(scores, ignore_index=True), seconds)
 
