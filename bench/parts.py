@@ -144,7 +144,8 @@ def faces_per_second(sources: list[Path], count: int, size: int, height: int | N
                  for at, path in enumerate(sources)]
         ours, theirs, boxes = [], [], ([], [])
         for at in range(repeats):
-            settings = {"frames": count, "size": size, "margin": 1.3, "every": 1, "detector": faces.detector}
+            settings = {"frames": count, "size": size, "margin": 1.3, "every": 1, "detector": faces.detector,
+                        "limits": video.Limits()}
             folder = Path(scratch) / str(at)
             jobs = [cropping.plan(str(path), ("bench", "real", path.stem), folder, settings) for path in files]
             took, records = measure.timed(lambda jobs=jobs: [cropping.make(job) for job in jobs])

@@ -13,7 +13,7 @@ import pytest
 
 @pytest.fixture(scope="session")
 def corpus(tmp_path_factory) -> Path:
-    """Six people and both kinds of fakes: 18 mp4 files of 12 frames in the layout of FaceForensics++."""
+    """Six people and all kinds of fakes: 30 mp4 files of 12 frames in the layout of FaceForensics++."""
     from dfnb.demo import corpus as demo
 
     folder = tmp_path_factory.mktemp("corpus") / "demo"

@@ -138,7 +138,8 @@ def test_executed_notebooks_print_the_same_again_and_give_the_same_numbers(smoke
     for sweep in runs.glob("*/sweep"):  # is read, never repeated, by a notebook
         shutil.copytree(sweep, tmp_path / "runs" / "smoke" / sweep.parent.name / "sweep")
     again = env | {"DFNB_RUNS": str(tmp_path / "runs")}
-    command = [sys.executable, "-m", "pytest", "--nbval", "--nbval-current-env", "-q", "-c", os.devnull, str(tmp_path)]
+    command = [sys.executable, "-m", "pytest", "--nbval", "--nbval-current-env", "-q", "-c", os.devnull]
+    command += [str(tmp_path / path.name) for path in NOTEBOOKS]
     done = subprocess.run(command, env=again, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout[-4000:]
     for path in NOTEBOOKS:
