@@ -59,7 +59,7 @@ def related() -> pd.DataFrame:
     """Return what others report: model, paper, trained_on, tested_on, level, AUC (missing where we noted none)."""
     header, *rows = ([cell.strip() for cell in line.split("|")] for line in _PAPERS.strip().splitlines())
     table = pd.DataFrame(rows, columns=[name.replace(" ", "_") for name in header])
-    return table.assign(AUC=pd.to_numeric(table["AUC"]))
+    return table.assign(AUC=pd.to_numeric(table["AUC"]).astype(object))  # so that a blank can stand for a missing one
 
 
 def models() -> pd.DataFrame:
