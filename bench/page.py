@@ -104,7 +104,7 @@ def _verdict(what: str, value: float, target: float, unit: str, bound: str) -> s
     if value >= target:
         return f"- {what}: {value:.2f} {unit}, the target of {target:g} is met."
     return (f"- {what}: {value:.2f} {unit}, **{(target - value) / target:.0%} below the target** of {target:g}; "
-            f"what bounds it: {bound}.")
+            f"what bounds it, in our reading: {bound}.")
 
 
 def _runs_verdict(runs: list[dict]) -> str:
