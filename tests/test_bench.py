@@ -77,7 +77,7 @@ def test_the_page_says_by_how_much_a_target_is_missed_and_names_the_hardware():
         "growth": [grew, grew | {"crops": 40, "crop_seconds": 7.0, "memory": 110.0}],
         "start_up": {"fresh": [8.0], "forked": [1.0]}})
     assert "CPU figures: a machine." in text
-    assert "tiny, 1 blocks: 2.40 times as fast, **20% below the target** of 3; what bounds it:" in text
+    assert "tiny, 1 blocks: 2.40 times as fast, **20% below the target** of 3; what bounds it, in our reading:" in text
     assert "**not the same** within the noise" in text
     assert "27 of them take 837 s" in text and "scaled, not measured" in text
     assert "ratio: 9.30 times, the target of 9 is met" in text
