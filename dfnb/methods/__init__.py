@@ -20,6 +20,7 @@ NAMES = (
     "prompt",
     "reprogram",
     "zero_shot",
+    "neighbours",
     "components",
     "multimodal",
     "trivial",
