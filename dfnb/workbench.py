@@ -8,9 +8,8 @@ from functools import cached_property
 import numpy as np
 import pandas as pd
 
-from dfnb import UserError, arms, corpora, crops, domain, ledger, metrics, paths, pointing, profiles, runs, splits
+from dfnb import UserError, arms, corpora, crops, domain, methods, metrics, paths, pointing, profiles, runs, splits
 from dfnb import clip as clips
-from dfnb.cards import CARD
 from dfnb.methods import METHODS, Detector
 
 KEY = ["corpus", "method", "video"]
@@ -163,8 +162,7 @@ def across(
     if not profile.test_corpora:
         return pd.DataFrame()
     clip, found = clips.load(profile.clip), []
-    detectors = {name: METHODS[ledger.read_json(result.folder / CARD)["method"]].load(result.folder, clip)
-                 for name, result in results.items()}
+    detectors = {name: methods.load(result.folder, clip) for name, result in results.items()}
     for tested, view in others(profile, progress=progress):
         for model, detector in detectors.items():
             found.append(scores_table(view, "test", detector.score(view), split=split, model=model, tested=tested))
