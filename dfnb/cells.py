@@ -22,12 +22,25 @@ class Cell:
     parameters: dict[str, Any]
     config: dict[str, Any]
     folder: Path
-    timeout: int
+    timeout: int | None
     retries: int
+
+    @property
+    def chapter(self) -> bool:
+        """Whether this is a chapter itself and no run of a sweep."""
+        return not self.sweeps
 
     def state(self) -> tuple[str, str]:
         """State and reason, from the run's folder; see `ledger.state`."""
         return ledger.state(self.folder, self.config)
+
+
+def independent(profile: profiles.Profile, names: Sequence[str]) -> list[Cell]:
+    """Those of some chapters that read no other chapter's result and no sweep."""
+    read = {sweep.chapter for sweep in profile.sweeps.values()}
+    found = [study.find(name) for name in names if name not in read]
+    configs = [(path, chapters.configuration(path, profile, {})) for path in found if not chapters.reads_others(path)]
+    return [Cell((), path, {}, config, chapters.place(path, profile, config), None, 1) for path, config in configs]
 
 
 def expand(profile: profiles.Profile, only: Sequence[str] | None = None) -> list[Cell]:

@@ -103,6 +103,11 @@ def chapter_parameters(notebook: Path, profile: profiles.Profile) -> dict[str, A
     return defaults | given | {"profile": profile.name}
 
 
+def reads_others(notebook: Path) -> bool:
+    """Whether a notebook reads what another chapter saved; then that one must be done before."""
+    return any("runs.result(" in source for source, _ in code_cells(notebook))
+
+
 def configuration(notebook: Path, profile: profiles.Profile, parameters: dict[str, Any]) -> dict[str, Any]:
     """What the result depends on, as plain JSON: equal configurations give equal metrics."""
     full = chapter_parameters(notebook, profile) | check_parameters(notebook, parameters)

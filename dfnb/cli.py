@@ -11,6 +11,7 @@ app = typer.Typer(
     no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None,
 )
 ProfileName = Annotated[str, typer.Option("--profile", "-P", help="Name of a file in params/, such as demo.")]
+WORKERS = "Runs at a time; by default one a core as memory allows, on a GPU one."
 
 
 @app.command()
@@ -35,14 +36,15 @@ def demo(
 def study(
     profile: ProfileName = "demo",
     only: Annotated[list[str] | None, typer.Option(help="Chapter, by name or number; repeatable.")] = None,
-    force: Annotated[bool, typer.Option("--force", help="Repeat chapters that are done.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Repeat chapters that are done, one after the other.")] = False,
+    workers: Annotated[int | None, typer.Option(min=1, help=WORKERS)] = None,
 ) -> None:
-    """Run the chapters that are not done, in order, each after the sweeps that it reads, and build the book."""
+    """Run the chapters that are not done, each after the sweeps and chapters that it reads, and build the book."""
     from dfnb import study as room
     from dfnb import sweeps
 
-    def before(chapter: str) -> None:
-        sweeps.before(chapter, profile, progress=typer.echo)
+    def before(chapters: list[str]) -> None:
+        sweeps.together(profile, chapters, force=force, workers=workers, progress=typer.echo)
 
     page = room.run(profile, only, force, progress=typer.echo, before=before)
     if page:
@@ -69,7 +71,7 @@ def run(
 def sweep(
     profile: ProfileName = "demo",
     only: Annotated[list[str] | None, typer.Option(help="A sweep's or a notebook's name; repeatable.")] = None,
-    workers: Annotated[int | None, typer.Option(min=1, help="Runs at a time; by default one a core.")] = None,
+    workers: Annotated[int | None, typer.Option(min=1, help=WORKERS)] = None,
     threads: Annotated[int | None, typer.Option(min=1, help="Threads a run; by default cores / workers.")] = None,
     scheduler: Annotated[str | None, typer.Option(help="Address of a running Dask scheduler.")] = None,
     retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Repeat what failed before.")] = False,

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from dfnb import UserError
 
 MOST_WORKERS = 8  # by default: each is a kernel with torch in it
+MEMORY = 2 * 2**30  # bytes that a run of the demo world takes at most
 RETRIES = 3  # of Dask, for a task that raised
 
 
@@ -28,11 +29,28 @@ class Engine:
 def shares(workers: int | None, threads: int | None, runs: int) -> tuple[int, int]:
     """Processes for so many runs, and threads for each: the cores of this machine, divided among them.
 
+    By default one process a core, fewer where memory is short, and one where there is a GPU, which they would share.
     The number of threads decides over the last digits of a sum, so it does not depend on how many runs are left.
     """
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    workers = workers or min(cores, MOST_WORKERS)
+    workers = workers or _default_workers(cores)
     return min(workers, runs), threads or max(1, cores // workers)
+
+
+def _default_workers(cores: int) -> int:
+    import torch
+
+    if torch.cuda.is_available():
+        return 1
+    return max(1, min(cores, MOST_WORKERS, _memory() // MEMORY))
+
+
+def _memory() -> int:
+    """Bytes of memory of this machine."""
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, ValueError, OSError):  # Windows
+        return MOST_WORKERS * MEMORY
 
 
 def given(executor: Executor, workers: int | None) -> contextlib.AbstractContextManager[Engine]:

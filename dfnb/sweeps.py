@@ -1,4 +1,4 @@
-"""Sweeps: many runs of one notebook as a resumable batch over any `concurrent.futures.Executor`.
+"""Many runs as a resumable batch over any `concurrent.futures.Executor`: sweeps, and the chapters of a study.
 
 The executor only does work; what is done is read from the run folders. So a sweep can be killed, started
 twice, or moved to other machines on the same files, and no run is repeated or lost.
@@ -17,9 +17,9 @@ from pathlib import Path
 from typing import Any
 
 from dfnb import UserError, executors, ledger, paths, profiles, study
-from dfnb.cells import Cell, by_name, counts, expand, fate, row, table
+from dfnb.cells import Cell, by_name, counts, expand, fate, independent, row, table
 
-__all__ = ["before", "by_name", "check_done", "counts", "expand", "fate", "run", "table"]
+__all__ = ["by_name", "check_done", "counts", "expand", "fate", "run", "table", "together"]
 
 PASSING = {"kernel died", "out of memory", "timeout"}  # failures that another attempt need not meet
 MOST_LOSSES = 3  # how often the process that does a run may vanish before the run counts as failed
@@ -51,28 +51,44 @@ def run(
     """
     settings = profiles.load(profile)
     cells = expand(settings, only)
-    wanted = [cell for cell in cells if fate(cell.state()[0], retry_failed) in ("run", "wait")]
-    if wanted:
-        if not (scheduler or executor):
-            workers, threads = executors.shares(workers, threads, len(wanted))
-        options = {"threads": threads, "forked": not (scheduler or executor)}  # a process of the pool does one at a time
-        with _engine(workers, scheduler, executor) as engine:
-            _Batch(profile, engine, options, progress or (lambda line: None), deque(wanted),
-                   len(wanted), retry_failed, first_alone=not _has_crops(settings)).run()
+    where = {"workers": workers, "threads": threads, "scheduler": scheduler, "executor": executor}
+    _do(settings, cells, progress or (lambda line: None), retry_failed=retry_failed, **where)
     return [row(cell) for cell in cells]
 
 
-def before(chapter: str, profile: str, *, progress: Say | None = None) -> None:
-    """Run what is not done of the sweeps that a chapter reads; runs that fail leave gaps in the chapter.
+def together(profile: str, names: Sequence[str], *, force: bool = False, workers: int | None = None,
+             progress: Say | None = None) -> None:
+    """Do what is not done of some chapters' work that waits for no other chapter, so much at a time as fits.
 
-    Raises as `run` does for Ctrl-C and for a full disk.
+    That is those of the chapters `names` that read no other, unless they are to be repeated (`force`), and the sweeps
+    that the chapters read: runs of a sweep that fail leave gaps. A single chapter is left to the caller, who gives it all
+    cores. Raises SweepFailed when a chapter fails, else as `run` does for Ctrl-C and for a full disk.
     """
-    say = progress or (lambda line: None)
-    names = [name for name, sweep in profiles.load(profile).sweeps.items() if sweep.chapter == chapter]
-    if not names:
+    settings, say = profiles.load(profile), progress or (lambda line: None)
+    swept = [name for name, sweep in settings.sweeps.items() if sweep.chapter in names]
+    alone = [] if force else [cell for cell in independent(settings, names) if cell.state()[0] != "done"]
+    cells = expand(settings, swept) if swept else []
+    if not cells and len(alone) < 2:
         return
-    say(f"{chapter}: its sweeps are {', '.join(names)}")
-    say(f"{chapter}: {counts(run(profile, names, progress=progress))}")
+    told = ", ".join(cell.folder.name for cell in alone)
+    say(" and ".join(part for part in (told, swept and f"the runs of {', '.join(swept)}") if part))
+    _do(settings, alone + cells, say, workers=workers)
+    if cells:
+        say(f"sweeps: {counts([row(cell) for cell in cells])}")
+
+
+def _do(settings: profiles.Profile, cells: list[Cell], say: Say, *, workers: int | None = None, threads: int | None = None,
+        scheduler: str | None = None, executor: Executor | None = None, retry_failed: bool = False) -> None:
+    wanted = [cell for cell in cells
+              if fate(cell.state()[0], retry_failed or cell.chapter) in ("run", "wait")]
+    if not wanted:
+        return
+    if not (scheduler or executor):
+        workers, threads = executors.shares(workers, threads, len(wanted))
+    options = {"threads": threads, "forked": not (scheduler or executor)}  # a process of the pool does one at a time
+    with _engine(workers, scheduler, executor) as engine:
+        _Batch(settings.name, engine, options, say, deque(wanted), len(wanted), retry_failed,
+               first_alone=not _has_crops(settings)).run()
 
 
 def _engine(workers: int | None, scheduler: str | None, executor: Executor | None):
@@ -126,7 +142,7 @@ class _Batch:
     losses: Counter = field(default_factory=Counter)
     in_vain: int = 0
     ended: Counter = field(default_factory=Counter)  # state -> runs
-    began: float = field(default_factory=time.monotonic)
+    since: tuple[float, int] = field(default_factory=lambda: (time.monotonic(), 0))  # no chapter ran since
     stopping: str = ""  # why no further run is started
 
     def run(self) -> None:
@@ -153,7 +169,8 @@ class _Batch:
         while self.queue and not self.stopping and len(self.running) < self._room():
             cell = self.queue.popleft()
             state, why = cell.state()
-            if state == "done" or state == "failed" and not (self.retry_failed or self.attempts[cell]):
+            again = self.retry_failed or cell.chapter or self.attempts[cell]
+            if state == "done" or state == "failed" and not again:
                 self._end(cell, state, why)  # by another runner
             elif state == "running":
                 self.elsewhere.append(cell)
@@ -170,7 +187,11 @@ class _Batch:
         folders = {"DATA": paths.data(), "CACHE": paths.cache(), "RUNS": paths.runs(),
                    "NOTEBOOKS": cell.notebook.parent, "PARAMS": profiles.folder()}
         environment = {f"DFNB_{name}": str(Path(folder).resolve()) for name, folder in folders.items()}
-        given = (str(cell.notebook), self.profile, cell.parameters, self.options | {"timeout": cell.timeout})
+        options = self.options | {"timeout": cell.timeout}
+        if cell.chapter:  # a server of forks would serve this one run
+            self.say(f"{cell.folder.name}: running")
+            options["forked"] = False
+        given = (str(cell.notebook), self.profile, cell.parameters, options)
         executor = self.engine.executor
         try:
             self.running[executor.submit(_work, *given, environment)] = cell, executor
@@ -238,10 +259,18 @@ class _Batch:
                 self.queue.append(cell)
 
     def _end(self, cell: Cell, state: str, why: str) -> None:
+        """Count a run that has ended; the time that is left is told from runs of sweeps, which are alike."""
         self.ended[state] += 1
-        count = self.ended.total()
-        left = self.total - count
-        seconds = (time.monotonic() - self.began) / count * left
-        eta = f"; about {math.ceil(seconds / 60)} min left" if seconds > 90 else f"; about {seconds:.0f} s left"
+        count, now = self.ended.total(), time.monotonic()
+        if cell.chapter:
+            self.since = now, count
+        if cell.chapter and state == "failed":
+            self.stopping = self.stopping or why
+        left, (began, before) = self.total - count, self.since
+        pending = [*(other for other, _ in self.running.values()), *self.queue]
+        eta = ""
+        if count > before and left and not any(other.chapter for other in pending):
+            seconds = (now - began) / (count - before) * left
+            eta = f"; about {math.ceil(seconds / 60)} min left" if seconds > 90 else f"; about {seconds:.0f} s left"
         told = f": {why}" if why else ""
-        self.say(f"{count}/{self.total} {cell.folder.name} {state}{told}{eta if left else ''}")
+        self.say(f"{count}/{self.total} {cell.folder.name} {state}{told}{eta}")

@@ -73,9 +73,9 @@ def home(tmp_path, monkeypatch):
     return tmp_path
 
 
-def write(home: Path, body: str = BODY) -> None:
-    script = SCRIPT.replace("HOME", str(home)).replace("BODY", body)
-    (home / "notebooks" / "03_tiny.py").write_text(script)
+def write(home: Path, body: str = BODY, stem: str = "03_tiny") -> None:
+    script = SCRIPT.replace("HOME", str(home)).replace("BODY", body).replace("03_tiny", stem)
+    (home / "notebooks" / f"{stem}.py").write_text(script)
     study.pair()
 
 
@@ -177,11 +177,22 @@ def test_a_dry_run_says_what_would_run_and_runs_nothing(home, capsys):
 
 def test_cores_are_divided_among_the_workers(monkeypatch):
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(12)))
+    monkeypatch.setattr(executors, "_memory", lambda: 64 * 2**30)
     assert executors.shares(None, None, 27) == (8, 1)
     assert executors.shares(3, None, 27) == (3, 4)
     assert executors.shares(None, None, 2) == (2, 1)  # the last runs are computed as the first ones were
     assert executors.shares(20, None, 27) == (20, 1)
     assert executors.shares(2, 5, 27) == (2, 5)
+    monkeypatch.setattr(executors, "_memory", lambda: 7 * 2**30)
+    assert executors.shares(None, None, 27) == (3, 4)
+    monkeypatch.setattr(executors, "_memory", lambda: 2**30)
+    assert executors.shares(None, None, 27) == (1, 12)
+
+
+def test_a_gpu_is_not_shared_unless_that_is_asked_for(monkeypatch):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    assert executors.shares(None, 1, 27) == (1, 1)
+    assert executors.shares(4, 1, 27) == (4, 1)
 
 
 def test_processes_that_all_die_at_once_end_the_sweep_and_blame_no_run(home):
@@ -213,6 +224,45 @@ def test_a_sweep_runs_each_cell_once_in_processes_with_their_share_of_threads(ho
     assert before == Counter(NAMES)
     assert sweeps.run("tiny", workers=2) == rows
     assert executed(home) == before
+
+
+@pytest.mark.slow
+def test_chapters_that_wait_for_no_other_run_side_by_side_with_the_sweeps(home, capsys):
+    meet = """for name in (run.folder.name, {other!r}):
+    while not os.path.exists(f"HOME/{{name}}.begun"):
+        open(f"HOME/{{run.folder.name}}.begun", "w").close()
+        time.sleep(0.05)""".replace("HOME", str(home))
+    write(home, meet.format(other="05_tiny"), "04_tiny")
+    write(home, meet.format(other="04_tiny"), "05_tiny")
+    write(home, 'runs.result("tiny", "05_tiny"), runs.result("tiny", "04_tiny")', "07_tiny")
+    declare(home, rows=GRID | {"chapter": "08_tiny"})
+    write(home, "", "08_tiny")
+    names = ["03_tiny", "04_tiny", "05_tiny", "07_tiny", "08_tiny"]
+    arguments = ["study", "--profile", "tiny", "--workers", "2", *(word for name in names for word in ("--only", name))]
+    assert cli.main(arguments) == 0
+    told = capsys.readouterr().out
+    assert told.startswith("03_tiny, 04_tiny, 05_tiny and the runs of rows\n03_tiny: running\n1/7 03_tiny done\n")
+    assert "sweeps: 4 runs: 4 done\n" in told and "07_tiny: done in" in told
+    assert executed(home) == Counter([*names, *NAMES])
+    begun = (home / "executed").read_text().split()
+    assert begun[0] == "03_tiny" and begun[-2:] == ["07_tiny", "08_tiny"]
+    assert cli.main(arguments) == 0
+    assert executed(home) == Counter([*names, *NAMES])
+
+
+@pytest.mark.slow
+def test_a_chapter_that_fails_stops_the_study_and_is_tried_again_by_the_next(home, capsys):
+    write(home, "raise UserError('nothing to train on')", "02_tiny")
+    arguments = ["study", "--profile", "tiny", "--workers", "1", "--only", "02", "--only", "03"]
+    declare(home, grid=GRID | {"chapter": "03_tiny"})
+    write(home, "", "04_tiny")
+    for _ in range(2):
+        assert cli.main([*arguments, "--only", "04"]) == 1
+        assert "dfnb: 02_tiny failed: nothing to train on" in capsys.readouterr().err
+    assert executed(home) == Counter({"02_tiny": 2})
+    write(home, "", "02_tiny")
+    assert cli.main([*arguments, "--only", "04"]) == 0
+    assert {row["state"] for row in study.status("tiny")} == {"done"}
 
 
 @pytest.mark.slow
