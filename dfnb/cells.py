@@ -24,23 +24,27 @@ class Cell:
     folder: Path
     timeout: int | None
     retries: int
+    needs: frozenset[str] = frozenset()  # chapters and sweeps that end before it begins
 
     @property
-    def chapter(self) -> bool:
-        """Whether this is a chapter itself and no run of a sweep."""
-        return not self.sweeps
+    def chapter(self) -> str:
+        """The chapter that this run itself is; nothing for a run of a sweep."""
+        return "" if self.sweeps else self.notebook.stem
 
     def state(self) -> tuple[str, str]:
         """State and reason, from the run's folder; see `ledger.state`."""
         return ledger.state(self.folder, self.config)
 
 
-def independent(profile: profiles.Profile, names: Sequence[str]) -> list[Cell]:
-    """Those of some chapters that read no other chapter's result and no sweep."""
-    read = {sweep.chapter for sweep in profile.sweeps.values()}
-    found = [study.find(name) for name in names if name not in read]
-    configs = [(path, chapters.configuration(path, profile, {})) for path in found if not chapters.reads_others(path)]
-    return [Cell((), path, {}, config, chapters.place(path, profile, config), None, 1) for path, config in configs]
+def of_chapters(profile: profiles.Profile, names: Sequence[str]) -> list[Cell]:
+    """Chapters as cells; each needs the chapters that its notebook names, and its sweeps."""
+    found = []
+    for path in map(study.find, names):
+        config = chapters.configuration(path, profile, {})
+        swept = {name for name, sweep in profile.sweeps.items() if sweep.chapter == path.stem}
+        place, needs = chapters.place(path, profile, config), frozenset(chapters.reads(path) | swept)
+        found.append(Cell((), path, {}, config, place, None, 1, needs))
+    return found
 
 
 def expand(profile: profiles.Profile, only: Sequence[str] | None = None) -> list[Cell]:

@@ -103,9 +103,10 @@ def chapter_parameters(notebook: Path, profile: profiles.Profile) -> dict[str, A
     return defaults | given | {"profile": profile.name}
 
 
-def reads_others(notebook: Path) -> bool:
-    """Whether a notebook reads what another chapter saved; then that one must be done before."""
-    return any("runs.result(" in source for source, _ in code_cells(notebook))
+def reads(notebook: Path) -> set[str]:
+    """The other chapters that a notebook's code names: it reads what they saved, so they must be done before it."""
+    named = re.compile(rf"""["']({NAME.pattern})["']""")
+    return {name for source, _ in code_cells(notebook) for name in named.findall(source)} - {notebook.stem}
 
 
 def configuration(notebook: Path, profile: profiles.Profile, parameters: dict[str, Any]) -> dict[str, Any]:

@@ -43,8 +43,8 @@ def study(
     from dfnb import study as room
     from dfnb import sweeps
 
-    def before(chapters: list[str]) -> None:
-        sweeps.together(profile, chapters, force=force, workers=workers, progress=typer.echo)
+    def before(chapters: list[str]) -> list[str]:
+        return sweeps.together(profile, chapters, force=force, workers=workers, progress=typer.echo)
 
     page = room.run(profile, only, force, progress=typer.echo, before=before)
     if page:

@@ -47,6 +47,7 @@ def models(*, lora: Mapping, fitting: Mapping, frames: int, layernorm_rate: floa
     asked = {"base_url": endpoint, "model": model, "most_calls": most_calls}
     return {
         "linear probe": Model("probe", "a logistic regression"),
+        "nearest neighbours": Model("neighbours", "nothing"),
         LORA: Model("lora", "low-rank matrices at q and v, a head", {**fitting, **lora}),
         "LN-tuning": Model("layernorm", "gains and biases of the layer norms, a head",
                            {**fitting, "learning_rate": layernorm_rate}),

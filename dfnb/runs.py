@@ -211,11 +211,12 @@ def commit() -> str:
 
 
 def device() -> str:
-    """The GPU when torch is loaded and sees one, else the CPU."""
-    torch = sys.modules.get("torch")
+    """The GPU when torch is loaded and sees one, else the CPU and how much of it torch uses."""
+    torch, cores = sys.modules.get("torch"), os.cpu_count() or 1
     if torch is not None and torch.cuda.is_available():
         return torch.cuda.get_device_name()
-    return f"{os.cpu_count()} CPU cores ({platform.machine()})"
+    used = torch.get_num_threads() if torch is not None else cores
+    return f"{f'{used} of ' if used < cores else ''}{cores} CPU cores ({platform.machine()})"
 
 
 def precision() -> list[str]:

@@ -39,23 +39,23 @@ class StudyFailed(UserError):
 # ------------------------------------------------------------------- chapters in order
 def run(
     profile: str, only: Sequence[str] | None = None, force: bool = False, progress: Say | None = None,
-    *, notebooks: Path | None = None, source: Path | None = None, before: Callable[[list[str]], None] | None = None,
+    *, notebooks: Path | None = None, source: Path | None = None, before: Callable[[list[str]], list[str]] | None = None,
 ) -> Path | None:
     """Run what is not done of a profile's chapters, then build the book; returns its first page.
 
     `only` names chapters (03 is enough of 03_lora_training) and leaves the book alone; `force` repeats
-    chapters that are done. `progress` is told one line at a time; `before` is told the names of the chapters
-    and does what they need, or what of them can be done at the same time.
+    chapters that are done. `progress` is told one line at a time; `before` is told the names of the chapters,
+    does what they need, or some of them already, and returns which.
     Raises UserError for what cannot start, StudyFailed for what did not end.
     """
     say, settings = progress or (lambda line: None), profiles.load(profile)
     every = _chapters(notebooks)
     _check_names(settings, every)
     wanted = [find(name, every) for name in only] if only else every
-    if before:
-        before([notebook.stem for notebook in wanted])
+    did = before([notebook.stem for notebook in wanted]) if before else []
     for notebook in wanted:
-        execute(notebook, settings, {}, force=force, progress=progress)
+        if notebook.stem not in did:
+            execute(notebook, settings, {}, force=force, progress=progress)
     if only:
         return None
     say("building the book")

@@ -5,7 +5,6 @@ twice, or moved to other machines on the same files, and no run is repeated or l
 """
 
 import contextlib
-import itertools
 import math
 import os
 import time
@@ -17,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from dfnb import UserError, executors, ledger, paths, profiles, study
-from dfnb.cells import Cell, by_name, counts, expand, fate, independent, row, table
+from dfnb.cells import Cell, by_name, counts, expand, fate, of_chapters, row, table
 
 __all__ = ["by_name", "check_done", "counts", "expand", "fate", "run", "table", "together"]
 
@@ -57,30 +56,31 @@ def run(
 
 
 def together(profile: str, names: Sequence[str], *, force: bool = False, workers: int | None = None,
-             progress: Say | None = None) -> None:
-    """Do what is not done of some chapters' work that waits for no other chapter, so much at a time as fits.
+             progress: Say | None = None) -> list[str]:
+    """Run what is not done of some chapters and of the sweeps that they read, so much at a time as fits.
 
-    That is those of the chapters `names` that read no other, unless they are to be repeated (`force`), and the sweeps
-    that the chapters read: runs of a sweep that fail leave gaps. A single chapter is left to the caller, who gives it all
-    cores. Raises SweepFailed when a chapter fails, else as `run` does for Ctrl-C and for a full disk.
+    A chapter begins when the chapters and sweeps that it reads have ended; runs of a sweep that fail leave gaps in it.
+    Returns the chapters that were done here. Left to the caller are those that are to be repeated (`force`), and a
+    single one, which can have all cores. Raises SweepFailed when a chapter fails, else as `run` does.
     """
     settings, say = profiles.load(profile), progress or (lambda line: None)
     swept = [name for name, sweep in settings.sweeps.items() if sweep.chapter in names]
-    alone = [] if force else [cell for cell in independent(settings, names) if cell.state()[0] != "done"]
     cells = expand(settings, swept) if swept else []
-    if not cells and len(alone) < 2:
-        return
-    told = ", ".join(cell.folder.name for cell in alone)
-    say(" and ".join(part for part in (told, swept and f"the runs of {', '.join(swept)}") if part))
-    _do(settings, alone + cells, say, workers=workers)
+    own = [] if force else [cell for cell in of_chapters(settings, names) if cell.state()[0] != "done"]
+    if len(own) < 2:
+        own = []
+    told = [*(cell.chapter for cell in own), *([f"the runs of {', '.join(swept)}"] if swept else [])]
+    if told:
+        say("; ".join(told))
+    _do(settings, own + cells, say, workers=workers)
     if cells:
         say(f"sweeps: {counts([row(cell) for cell in cells])}")
+    return [cell.chapter for cell in own]
 
 
 def _do(settings: profiles.Profile, cells: list[Cell], say: Say, *, workers: int | None = None, threads: int | None = None,
         scheduler: str | None = None, executor: Executor | None = None, retry_failed: bool = False) -> None:
-    wanted = [cell for cell in cells
-              if fate(cell.state()[0], retry_failed or cell.chapter) in ("run", "wait")]
+    wanted = [cell for cell in cells if fate(cell.state()[0], retry_failed or cell.chapter) in ("run", "wait")]
     if not wanted:
         return
     if not (scheduler or executor):
@@ -166,8 +166,8 @@ class _Batch:
 
     def _submit(self) -> None:
         """Start as many runs as there is room for; what meanwhile ended or runs elsewhere is not started."""
-        while self.queue and not self.stopping and len(self.running) < self._room():
-            cell = self.queue.popleft()
+        while not self.stopping and (cell := self._next()) and len(self.running) < self._room(cell):
+            self.queue.remove(cell)
             state, why = cell.state()
             again = self.retry_failed or cell.chapter or self.attempts[cell]
             if state == "done" or state == "failed" and not again:
@@ -177,9 +177,16 @@ class _Batch:
             else:
                 self._start(cell)
 
-    def _room(self) -> int:
+    def _next(self) -> Cell | None:
+        """The first in the queue that waits for nothing; where all wait for each other, the first."""
+        under_way = [*(cell for cell, _ in self.running.values()), *self.elsewhere]
+        left = {name for cell in [*under_way, *self.queue] for name in cell.sweeps or [cell.chapter]}
+        first = self.queue[0] if self.queue and not under_way else None
+        return next((cell for cell in self.queue if not cell.needs & left), first)
+
+    def _room(self, cell: Cell) -> int:
         """One at a time for a run whose process vanished before: should it be to blame, it harms no other."""
-        frail = [*(cell for cell, _ in self.running.values()), *itertools.islice(self.queue, 1)]
+        frail = [cell, *(other for other, _ in self.running.values())]
         alone = self.first_alone or any(self.losses[cell] > 1 for cell in frail)
         return 1 if alone else self.engine.room()
 
@@ -189,7 +196,7 @@ class _Batch:
         environment = {f"DFNB_{name}": str(Path(folder).resolve()) for name, folder in folders.items()}
         options = self.options | {"timeout": cell.timeout}
         if cell.chapter:  # a server of forks would serve this one run
-            self.say(f"{cell.folder.name}: running")
+            self.say(f"{cell.chapter}: running")
             options["forked"] = False
         given = (str(cell.notebook), self.profile, cell.parameters, options)
         executor = self.engine.executor
@@ -267,10 +274,11 @@ class _Batch:
         if cell.chapter and state == "failed":
             self.stopping = self.stopping or why
         left, (began, before) = self.total - count, self.since
-        pending = [*(other for other, _ in self.running.values()), *self.queue]
+        others = [*(other for other, _ in self.running.values()), *(other for other in self.queue if not other.needs)]
         eta = ""
-        if count > before and left and not any(other.chapter for other in pending):
+        if count > before and left and not any(other.chapter for other in others):
             seconds = (now - began) / (count - before) * left
             eta = f"; about {math.ceil(seconds / 60)} min left" if seconds > 90 else f"; about {seconds:.0f} s left"
+        took = f" in {row(cell)['seconds']:.0f} s" if cell.chapter and state == "done" else ""
         told = f": {why}" if why else ""
-        self.say(f"{count}/{self.total} {cell.folder.name} {state}{told}{eta}")
+        self.say(f"{count}/{self.total} {cell.folder.name} {state}{took}{told}{eta}")

@@ -85,7 +85,8 @@ sizes.unstack("method", fill_value=0)
 # All methods see the same crops. *LN-tuning* trains the gains and biases of the layer norms and spreads its features on a sphere {cite}`yermakov2025`; *prompt
 # tuning* trains vectors between the words of two prompts {cite}`khan2024`; *reprogramming* trains a border around the shrunken picture {cite}`lin2025`;
 # *components* trains a decoder that looks at lips, skin, eyes and nose over time {cite}`han2025`; *zero-shot* compares the picture with prompts,
-# $p(\text{fake} \mid x) = \operatorname{softmax}(\cos(f(x), t_c) / \tau)$ {cite}`radford2021`; the *multimodal* model is asked for artefacts {cite}`jia2024`.
+# $p(\text{fake} \mid x) = \operatorname{softmax}(\cos(f(x), t_c) / \tau)$ {cite}`radford2021`; *nearest neighbours* compares it with the
+# training crops most like it {cite}`ojha2023`; the *multimodal* model is asked for artefacts {cite}`jia2024`.
 # Trivial answers stand in the same table. This cell trains everything.
 
 # %%

@@ -4,6 +4,7 @@ import io
 import json
 import random
 import shutil
+import time
 
 import av
 import numpy as np
@@ -11,7 +12,7 @@ import pandas as pd
 import pytest
 import yaml
 
-from dfnb import chapters, corpora, identity, inventory, ledger, paths, profiles, runs, splits
+from dfnb import chapters, cli, corpora, identity, inventory, ledger, paths, profiles, runs, splits
 from dfnb.demo import corpus as demo
 
 pytestmark = pytest.mark.slow
@@ -212,3 +213,57 @@ def test_the_study_profile_turns_videos_into_results_and_a_test_corpus_repeats_c
         chapters.folder() / f"{stem}.ipynb", profiles.load("ffpp-study"), {}))[0]
         for stem, result in zip(CHAPTERS, (split, probe, lora, summary), strict=True)}
     assert states == dict.fromkeys(CHAPTERS[:3], "done") | {"08_summary": "stale"}
+
+
+SMALL = {  # parameters that take minutes with 3 frames a video, of the chapters that train
+    "02_baseline_probe": {"repeats": 2},
+    "03_lora_training": {"repeats": 2, "rank": 2, "alpha": 4, "epochs": 1, "blocks": 1},
+    "05_identity_leakage": {"folds": 2, "frames": 1, "rank": 2, "alpha": 4, "epochs": 1, "blocks": 1, "planted_people": 12,
+                            "planted_seeds": 1},
+    "06_related_methods": {"frames": 2, "epochs": 1, "rank": 2, "alpha": 4, "blocks": 1, "pairs": "2 4", "few_draws": 1,
+                           "few_steps": 4}}
+
+
+@pytest.fixture(scope="module")
+def thousand(tmp_path_factory):
+    """1,000 people of the demo world under the official names, 3 frames a video; two kinds for the test list alone."""
+    home = tmp_path_factory.mktemp("thousand")
+    lists = identity.read_known(OFFICIAL)["lists"] if OFFICIAL.is_dir() else paired(2)
+    ids = [name for part in ("test", "validation", "train") for pair in lists[part] for name in pair]
+    tested = {"Face2Face": 140, "Deepfakes": 140}
+    demo.make(home / "made", seed=904, identities=1000, frames=3, videos=tested, progress=False)
+    for file in sorted((home / "made").rglob("*.mp4")):
+        place = home / "FaceForensics++" / file.parent.relative_to(home / "made")
+        place.mkdir(parents=True, exist_ok=True)
+        file.rename(place / ("_".join(ids[int(part)] for part in file.stem.split("_")) + ".mp4"))
+    write_lists(home / "FaceForensics++" / "splits", lists)
+    return home
+
+
+@pytest.mark.torture
+def test_all_thousand_ids_run_from_the_inventory_to_the_book(thousand, tmp_path, monkeypatch, capsys):
+    for name in ("RUNS", "PARAMS", "CACHE"):
+        monkeypatch.setenv(f"DFNB_{name}", str(tmp_path / name.lower()))
+    root = thousand / "FaceForensics++"
+    content = yaml.safe_load((paths.ROOT / "params" / "ffpp.yaml").read_text())
+    content["corpus"] |= {"root": str(root), "lists": str(root / "splits")}
+    content |= {"crops": {"frames": 3, "size": 64}, "clip": "tiny"}
+    content["notebooks"] = {name: content["notebooks"].get(name, {}) | SMALL.get(name, {})
+                            for name in content["notebooks"] | SMALL}
+    content["sweeps"] = {"grid": {"notebook": "03_lora_training", "chapter": "04_ablations", "grid": {"rank": [2, 4]},
+                                  "base": {"blocks": 1}, "seeds": [1]}}
+    (tmp_path / "params").mkdir()
+    (tmp_path / "params" / "ffpp.yaml").write_text(yaml.safe_dump(content))
+    assert cli.main(["corpus", str(root), "--lists", str(root / "splits")]) == 0
+    began = time.perf_counter()
+    videos = corpora.index(root, methods=["FaceSwap", "NeuralTextures"])
+    print(f"{len(videos)} videos indexed in {time.perf_counter() - began:.2f} s")
+    assert len(videos) == 3000
+    assert cli.main(["study", "--profile", "ffpp"]) == 0
+    told = capsys.readouterr().out
+    print(told)
+    assert "the book is built" in told
+    counts = json.loads((tmp_path / "runs" / "ffpp" / "01_data_split" / "metrics.json").read_text())["parts"]
+    assert [counts[part]["real"] for part in SIZES] == [720, 140, 140]
+    scores = runs.result("ffpp", "03_lora_training").scores
+    assert len(videos_of(scores, "real")) == len(videos_of(scores, "NeuralTextures")) == 140
