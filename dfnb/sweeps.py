@@ -279,6 +279,6 @@ class _Batch:
         if count > before and left and not any(other.chapter for other in others):
             seconds = (now - began) / (count - before) * left
             eta = f"; about {math.ceil(seconds / 60)} min left" if seconds > 90 else f"; about {seconds:.0f} s left"
-        took = f" in {row(cell)['seconds']:.0f} s" if cell.chapter and state == "done" else ""
-        told = f": {why}" if why else ""
-        self.say(f"{count}/{self.total} {cell.folder.name} {state}{took}{told}{eta}")
+        seconds = row(cell)["seconds"] if cell.chapter else None
+        told = (f" in {seconds:.0f} s" if seconds else "") + (f": {why}" if why else "")
+        self.say(f"{count}/{self.total} {cell.folder.name} {state}{told}{eta}")
