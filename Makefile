@@ -20,7 +20,7 @@ study: $(READY)  ## demo corpus, crops, training, all chapters, the book (PROFIL
 test: $(READY)   ## unit tests, the smoke profile through papermill, nbval, the book with -W
 	$(BIN)/python -m pytest -n 2 --dist loadfile
 
-torture: $(READY) ## runs killed at every write and at random moments, 2,000 broken videos (minutes)
+torture: $(READY) ## runs killed at every write and at random moments, 2,000 broken videos, 1,000 ids to the book (half an hour)
 	$(BIN)/python -m pytest -m torture
 
 dials: $(READY)  ## one dial of the demo world at a time, into book/dials.md (half an hour)

@@ -18,7 +18,6 @@ from dfnb import UserError, arrays, checkpoints, hardware, paths
 from dfnb.hardware import Pieces
 from dfnb.pixels import resize
 
-torch.set_flush_denormal(True)  # before torch starts its threads: gradients below 1e-38 cost a tenth of the time
 transformers.utils.logging.set_verbosity_error()
 transformers.utils.logging.disable_progress_bar()
 

@@ -212,7 +212,7 @@ def test_a_study_runs_the_sweeps_of_a_chapter_first_and_a_failed_run_is_a_gap_un
 
     assert cli.main(["study", "--profile", "tiny", "--only", "04"]) == 0
     out = capsys.readouterr().out
-    assert "04_tiny: its sweeps are grid" in out and "04_tiny: 3 runs: 2 done, 1 failed" in out
+    assert "the runs of grid\n" in out and "sweeps: 3 runs: 2 done, 1 failed\n" in out
     assert read()["states"] == ["done", "failed", "done"]
     assert read()["why"][1] == "bad parameters: rank must not be 5 yet"
     assert (read()["test"], read()["trainable"]) == ([1.0, None, 1.0], [4, None, 6])

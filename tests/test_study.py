@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import nbformat
@@ -171,7 +172,8 @@ def test_a_killed_study_goes_on_where_it_stopped(home):
 def test_an_interrupted_study_leaves_a_state_to_go_on_from(home):
     write(home, "01_first", body="import time\ntime.sleep(60)")
     command = [sys.executable, "-m", "dfnb.cli", "study", "--profile", "tiny"]
-    runner = subprocess.Popen(command, cwd=paths.ROOT, stderr=subprocess.PIPE, text=True)
+    heard = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # tests in the background of a shell ignore Ctrl-C
+    runner = subprocess.Popen(command, cwd=paths.ROOT, stderr=subprocess.PIPE, text=True, preexec_fn=heard)
     folder = home / "runs" / "tiny" / "01_first"
     while not (folder / "config.json").exists():
         assert runner.poll() is None
