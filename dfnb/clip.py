@@ -17,12 +17,13 @@ from tqdm import tqdm
 from dfnb import UserError, arrays, checkpoints, hardware, paths
 from dfnb.hardware import Pieces
 from dfnb.pixels import resize
+from dfnb.tower import enter, leave, trace
 
 transformers.utils.logging.set_verbosity_error()
 transformers.utils.logging.disable_progress_bar()
 
 KINDS = ("projected", "pooled")
-TOKENS = 2**14  # tokens in one forward pass without gradients: 252 crops at 65 tokens, 63 at 257
+TOKENS, GPU_TOKENS = 2**11, 2**14  # in one forward pass without gradients; larger arrays cost a CPU a fifth of its speed
 WIDE = 512  # width from which bfloat16 is tried on a CPU; a narrower tower needs seconds for a whole corpus anyway
 HELD = 2**30  # bytes of crops kept in memory by a reader without a GPU; beyond it they are read batch by batch
 PREFIX_LIMIT = 4 * 2**30  # bytes of one prefix array; beyond it the frozen blocks are computed anew
@@ -112,6 +113,10 @@ class Clip:
         tower.config._name_or_path = self.name  # goes into PEFT's adapter_config.json
         return tower
 
+    def pieces(self) -> Pieces:
+        """How many crops to pass through the tower at once where no gradient is kept."""
+        return Pieces((GPU_TOKENS if self.device.type == "cuda" else TOKENS) // self.tokens)
+
     def precision(self) -> torch.autocast:
         """bfloat16 on a GPU, float32 elsewhere: for what is trained."""
         return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.device.type == "cuda")
@@ -173,7 +178,7 @@ class Clip:
         """
         frozen = self.model.vision_model
         if not keep or block == 0 or len(view.root) * self.tokens * self.width * 4 > limit:
-            read, pieces = self.pixel_reader(view), Pieces(TOKENS // self.tokens)
+            read, pieces = self.pixel_reader(view), self.pieces()
 
             def fresh(rows: np.ndarray, flip: np.ndarray | None = None) -> torch.Tensor:
                 def of(at: np.ndarray) -> torch.Tensor:
@@ -210,7 +215,7 @@ class Clip:
 
     def _kept(self, view, kind: str, shape: tuple[int, ...], compute: Callable) -> np.ndarray:
         def build(array: np.ndarray) -> None:
-            read, pieces = self.pixel_reader(view), Pieces(TOKENS // self.tokens)
+            read, pieces = self.pixel_reader(view), self.pieces()
             bar = tqdm(total=len(view), desc=f"CLIP {kind}", disable=None, leave=False)
             with torch.inference_mode(), self.frozen_precision(), bar:
                 for rows, found in pieces.of(np.arange(len(view)), lambda rows: compute(read(rows)).float().cpu()):
@@ -263,48 +268,3 @@ class Clip:
             for layer in tower.encoder.layers:
                 hidden = layer(hidden, mask)
             return F.normalize(self.model.text_projection(tower.final_layer_norm(hidden[:, -1])), dim=-1)
-
-
-def enter(tower: nn.Module, pixels: torch.Tensor, block: int) -> torch.Tensor:
-    """The activations (n, tokens, width) that enter `block` of an image tower."""
-    hidden = tower.pre_layrnorm(tower.embeddings(pixels))
-    for layer in tower.encoder.layers[:block]:
-        hidden = layer(hidden, None)
-    return hidden
-
-
-def leave(tower: nn.Module, hidden: torch.Tensor, block: int) -> torch.Tensor:
-    """From the activations that enter `block` of an image tower to its pooled features (n, width)."""
-    for layer in tower.encoder.layers[block:-1]:
-        hidden = layer(hidden, None)
-    if block < len(tower.encoder.layers):
-        return tower.post_layernorm(class_token(tower.encoder.layers[-1], hidden))
-    return tower.post_layernorm(hidden[:, 0])
-
-
-def class_token(layer: nn.Module, hidden: torch.Tensor) -> torch.Tensor:
-    """The class token (n, width) that leaves a block, from all tokens (n, tokens, width) that enter it.
-
-    Only this token of the last block is pooled; the others need neither a query nor the MLP there.
-    """
-    attention, normed = layer.self_attn, layer.layer_norm1(hidden)
-    query, key, value = (
-        projection(tokens).unflatten(-1, (attention.num_heads, attention.head_dim)).transpose(1, 2)
-        for projection, tokens in (
-            (attention.q_proj, normed[:, :1]), (attention.k_proj, normed), (attention.v_proj, normed))
-    )
-    told = F.scaled_dot_product_attention(query, key, value, scale=attention.scale)  # (n, heads, 1, width / heads)
-    token = hidden[:, 0] + attention.out_proj(told.flatten(1))
-    return token + layer.mlp(layer.layer_norm2(token))
-
-
-def trace(layer: nn.Module, hidden: torch.Tensor) -> tuple[torch.Tensor, ...]:
-    """Queries, keys and values (n, heads, tokens, width / heads) of a block, and what leaves it (n, tokens, width)."""
-    attention, normed = layer.self_attn, layer.layer_norm1(hidden)
-    query, key, value = (
-        projection(normed).unflatten(-1, (attention.num_heads, attention.head_dim)).transpose(1, 2)
-        for projection in (attention.q_proj, attention.k_proj, attention.v_proj)
-    )
-    told = F.scaled_dot_product_attention(query, key, value, scale=attention.scale).transpose(1, 2)
-    hidden = hidden + attention.out_proj(told.flatten(2))
-    return query, key, value, hidden + layer.mlp(layer.layer_norm2(hidden))

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from dfnb import UserError
-from dfnb.clip import enter
+from dfnb.tower import enter
 
 CELLS = 2**25  # attention weights of all blocks and heads held at once: 441 crops of the tiny CLIP, 6 of ViT-B/16
 

@@ -20,8 +20,6 @@ from dfnb.hardware import Pieces
 
 os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS is deterministic only with it
 
-PREDICT_TOKENS = 2**14  # tokens of one forward pass without gradients
-
 
 class Diverged(UserError):
     """The loss is no longer a finite number."""
@@ -145,7 +143,7 @@ def features(model: nn.Module, view, clip: Clip, *, read: Reader | None = None) 
 
 def _apply(model: nn.Module, of: Callable, view, clip: Clip, read: Reader | None, *width: int) -> np.ndarray:
     """float32 (n, *width): `of` the crops, step by step, with the model in evaluation mode."""
-    read, pieces = read or clip.pixel_reader(view), Pieces(PREDICT_TOKENS // clip.tokens)
+    read, pieces = read or clip.pixel_reader(view), clip.pieces()
     was, found = model.training, np.empty((len(view), *width), np.float32)
     model.eval()
     with torch.inference_mode(), clip.precision():

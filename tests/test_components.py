@@ -7,9 +7,9 @@ import torch
 import torch.nn.functional as F
 
 from dfnb import UserError, footage, metrics, paths
-from dfnb.clip import enter
 from dfnb.crops import CropView
 from dfnb.methods import METHODS, components
+from dfnb.tower import enter
 
 T = 4  # frames a clip
 SMALL = {"frames_per_clip": T, "hidden": 8, "epochs": 12, "batch": 8, "learning_rate": 3e-3, "patience": None}

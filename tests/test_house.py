@@ -12,7 +12,7 @@ from dfnb import paths
 ROOMS = """
     paths arrays profiles metrics stats compare power reported layouts corpora identity splits arms video
     decoding encoding inventory faces cropping crops perturb pointing controls hardware pixels checkpoints
-    clip cards training footage endpoint methods domain relevance chapters ledger runs workbench dials leakage
+    tower clip cards training footage endpoint methods domain relevance chapters ledger runs workbench dials leakage
     related kernels study executors cells sweeps plots sweep_plots scoring panel scorefile evaluate tables
     ablations exporting cli
 """.split()  # noqa: SIM905

@@ -10,8 +10,8 @@ import transformers
 from safetensors.torch import load_file, save_file
 
 from dfnb import UserError, metrics, paths
-from dfnb.clip import enter
 from dfnb.methods import lora
+from dfnb.tower import enter
 from dfnb.training import balanced_loss
 
 SMALL = {"rank": 4, "alpha": 16, "dropout": 0.1, "epochs": 2, "batch": 16, "learning_rate": 5e-3}

@@ -9,9 +9,9 @@ import torch
 from scipy.stats import spearmanr
 
 from dfnb import UserError, relevance
-from dfnb.clip import enter, leave
 from dfnb.crops import CropView
 from dfnb.methods import full, layernorm, lora, probe, prompt, zero_shot
+from dfnb.tower import enter, leave
 
 TRAINED = {"epochs": 6, "patience": None, "batch": 16}
 FITS = {

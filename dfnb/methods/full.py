@@ -10,7 +10,8 @@ from torch import nn
 
 from dfnb import paths, training
 from dfnb.cards import card, check_keys, read_card, read_tensors, write_card
-from dfnb.clip import Clip, enter, leave
+from dfnb.clip import Clip
+from dfnb.tower import enter, leave
 from dfnb.training import Schedule
 
 WEIGHTS = "full.safetensors"

@@ -17,7 +17,8 @@ from torch import nn
 
 from dfnb import UserError, paths, training
 from dfnb.cards import ADAPTER, card, check_keys, read_card, read_tensors, write_adapter, write_card
-from dfnb.clip import Clip, enter, leave
+from dfnb.clip import Clip
+from dfnb.tower import enter, leave
 from dfnb.training import Schedule
 
 HEAD = "head.safetensors"

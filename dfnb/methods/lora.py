@@ -13,7 +13,8 @@ from torch import nn
 
 from dfnb import UserError, paths, training
 from dfnb.cards import ADAPTER, card, check_keys, read_card, read_tensors, write_adapter, write_card
-from dfnb.clip import Clip, Reader, leave
+from dfnb.clip import Clip, Reader
+from dfnb.tower import leave
 from dfnb.training import Schedule
 
 HEAD = "head.safetensors"

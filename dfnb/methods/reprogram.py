@@ -17,7 +17,8 @@ from torch import nn
 
 from dfnb import UserError, paths, training
 from dfnb.cards import card, check_keys, read_card, read_tensors, write_card
-from dfnb.clip import Clip, Reader, enter, leave
+from dfnb.clip import Clip, Reader
+from dfnb.tower import enter, leave
 from dfnb.training import Schedule
 
 WEIGHTS = "reprogram.safetensors"
