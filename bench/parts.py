@@ -218,7 +218,7 @@ def start_up(repeats: int = 3) -> dict:
         for name in ("fresh", "forked"):
             took = []
             for _ in range(repeats + 1):  # the first forked one waits for the server's imports
-                kernel = kernels.options(page, Path(scratch), "bench", threads=1, forked=name == "forked")
+                kernel = kernels.options(page, Path(scratch), threads=1, forked=name == "forked")
                 with kernel as options:
                     took.append(measure.timed(lambda options=options: papermill.execute_notebook(
                         str(page), f"{scratch}/out.ipynb", kernel_name="python3", progress_bar=False, **options))[0])

@@ -8,6 +8,8 @@ import numpy as np
 
 from dfnb import paths
 
+_whole: set[tuple] = set()  # files whose digest this process has checked, as they were then
+
 
 def kept(path: Path, shape: tuple[int, ...], build: Callable[[np.ndarray], None]) -> np.ndarray:
     """The float32 array at `path`, memory-mapped read-only; `build` fills it when it is missing or damaged.
@@ -28,14 +30,17 @@ def kept(path: Path, shape: tuple[int, ...], build: Callable[[np.ndarray], None]
 
 
 def _intact(path: Path, shape: tuple[int, ...]) -> bool:
-    """Whether the file is whole: the right shape and type, and a digest that fits its bytes."""
+    """Whether the file is whole: the right shape and type, and a digest that fits its bytes; checked once a process."""
     if not path.is_file() or path.stat().st_size <= hashlib.sha256().digest_size:
         return False
-    body = path.stat().st_size - hashlib.sha256().digest_size
-    with path.open("rb") as file:
-        file.seek(body)
-        if file.read() != _digest(path, body):
-            return False
+    facts = path.stat()
+    seen, body = (path, facts.st_ino, facts.st_size, facts.st_mtime_ns), facts.st_size - hashlib.sha256().digest_size
+    if seen not in _whole:
+        with path.open("rb") as file:
+            file.seek(body)
+            if file.read() != _digest(path, body):
+                return False
+        _whole.add(seen)
     array = np.load(path, mmap_mode="r", allow_pickle=False)
     return array.shape == shape and array.dtype == np.float32
 

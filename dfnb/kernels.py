@@ -1,8 +1,8 @@
 """The kernel of a notebook: a fresh process, or a fork of one that has already imported what the notebook imports.
 
-A worker of a sweep does one run after another, and importing torch and its like can take longer than a run. So
-the worker keeps a server with the imports done. What Jupyter starts and watches as the kernel is a stand-in,
-which asks the server for a fork and lives as long as it does:
+A worker does one run after another, and importing torch and its like can take longer than a run. So the worker
+keeps a server with the imports done, all but dfnb's own modules, which every kernel reads as they are then. What
+Jupyter starts and watches as the kernel is a stand-in, which asks the server for a fork and lives as long as it does:
 
     worker --starts--> server --forks--> kernel;    worker --Jupyter--> stand-in --asks--> server
 
@@ -13,6 +13,7 @@ counts as lost. No orphan writes into a run that was taken over.
 import ast
 import contextlib
 import ctypes
+import functools
 import json
 import os
 import runpy
@@ -45,18 +46,17 @@ ENVIRONMENT = {  # of every kernel, and read by libraries when they are imported
     "TQDM_DISABLE": "1", "PYTHONHASHSEED": "0", "PYDEVD_DISABLE_FILE_VALIDATION": "1",
     "MPLBACKEND": "module://matplotlib_inline.backend_inline"}
 
-_servers: dict[tuple, str] = {}  # what a server has imported, and in which environment -> its socket
+_servers: dict[tuple, str] = {}  # the environment in which a server imports -> its socket
 
 
 @contextlib.contextmanager
-def options(notebook: Path, folder: Path, code: str, *, threads: int | None, forked: bool) -> Iterator[dict[str, Any]]:
+def options(notebook: Path, folder: Path, *, threads: int | None, forked: bool) -> Iterator[dict[str, Any]]:
     """Options of papermill for a kernel of this very interpreter that talks through socket files, as parallel runs must.
 
-    With `forked` (where the system can) it is forked from a server of this process, which then must do one run at a time;
-    `code` is the fingerprint of what is imported. An installed kernel called python3 may belong to another
-    environment, so none is looked up. All it writes lies in the run's folder, so that a killed one leaves nothing
-    elsewhere; but paths of sockets are limited to 107 bytes: where there are sockets without a file (Linux, a
-    name after @), those are taken.
+    With `forked` (where the system can) it is forked from a server of this process, which then must do one run at a
+    time. An installed kernel called python3 may belong to another environment, so none is looked up. All it writes
+    lies in the run's folder, so that a killed one leaves nothing elsewhere; but paths of sockets are limited to 107
+    bytes: where there are sockets without a file (Linux, a name after @), those are taken.
     """
     from jupyter_client import AsyncKernelManager
     from jupyter_client.kernelspec import KernelSpec
@@ -67,7 +67,7 @@ def options(notebook: Path, folder: Path, code: str, *, threads: int | None, for
         shared = ENVIRONMENT | ({f"{name}_NUM_THREADS": str(threads) for name in THREADS} if threads else {})
         environment = shared | {"DFNB_RUN": str(folder), "DFNB_RUNS": str(paths.runs()),
                                 "DFNB_NOTEBOOKS": str(notebook.parent), "IPYTHONDIR": own}
-        command = _forking(notebook, code, shared) if forked and can_fork() else [sys.executable, "-c", FRESH]
+        command = _forking(notebook, shared) if forked and can_fork() else [sys.executable, "-c", FRESH]
         spec = KernelSpec(argv=[*command, "-f", "{connection_file}", "--HistoryManager.enabled=False"],
                           env=environment, display_name="Python 3", language="python")
         manager = type("Kernel", (AsyncKernelManager,), {"kernel_spec": spec})
@@ -83,52 +83,58 @@ def can_fork() -> bool:
     return False
 
 
-def _forking(notebook: Path, code: str, environment: dict[str, str]) -> list[str]:
-    """Command of a stand-in whose kernel this process's server forks; other code or settings need another server."""
-    key = (code, *sorted(environment.items()))
+def _forking(notebook: Path, environment: dict[str, str]) -> list[str]:
+    """Command of a stand-in whose kernel this process's server forks; another environment needs another server."""
+    key = tuple(sorted(environment.items()))
     if key not in _servers:
         name = f"dfnb-{uuid.uuid4().hex}"
         with socket.socket(socket.AF_UNIX) as listener:
             listener.bind(f"\0{name}")
-            listener.listen()  # now: a stand-in may connect before the server has imported all
-            program = f"from dfnb import kernels; kernels.serve({listener.fileno()}, {str(notebook)!r})"
+            listener.listen()  # now: a stand-in may connect before the server is there
+            program = f"from dfnb import kernels; kernels.serve({listener.fileno()})"
             server = subprocess.Popen([sys.executable, "-c", program], env=os.environ | environment,
                                       stdin=subprocess.DEVNULL, pass_fds=[listener.fileno()])
         threading.Thread(target=lambda: (server.wait(), os._exit(1)), daemon=True).start()
         _servers[key] = name
-    return [sys.executable, "-ISc", STAND_IN, _servers[key]]
+    return [sys.executable, "-ISc", STAND_IN, _servers[key], str(notebook)]
 
 
-def serve(descriptor: int, notebook: str) -> None:
+def serve(descriptor: int) -> None:
     """Fork a kernel for every stand-in that connects; returns in a kernel, when that has ended.
 
     It may fork because it runs no thread of its own; those of Arrow's and OpenBLAS's libraries prepare for it.
     """
     die_with_parent()
     with socket.socket(fileno=descriptor) as listener:
-        import_all(Path(notebook))
         while True:
             connection, _ = listener.accept()
             with connection:
                 if asked := _asked(connection):
+                    import_all(Path(asked[0].pop(0)))
                     if not (kernel := os.fork()):
                         break
                     _watch(kernel, connection)
     _become_kernel(*asked)
 
 
+@functools.cache
 def import_all(notebook: Path) -> None:
-    """Do the imports of a notebook, and Jupyter's own; one that fails is left for the kernel to complain about."""
+    """Once, do the imports of a notebook, and Jupyter's own, and forget dfnb's, whose files may change until a run.
+
+    What cannot be imported is left for the kernel to complain about.
+    """
     for source in ["import ipykernel.kernelapp", *(source for source, _ in chapters.code_cells(notebook))]:
         with contextlib.suppress(SyntaxError):  # IPython's own, such as %time
             for node in ast.parse(source).body:
                 if isinstance(node, ast.Import | ast.ImportFrom):
                     with contextlib.suppress(Exception):
                         exec(ast.unparse(node), {})
+    for name in [name for name in sys.modules if name.partition(".")[0] == "dfnb"]:
+        del sys.modules[name]
 
 
 def _asked(connection: socket.socket) -> list | None:
-    """What a stand-in asks for: arguments, environment, folder; None if it is not ours, or was killed meanwhile."""
+    """What a stand-in asks for: notebook and arguments, environment, folder; None if it is not ours, or is dead."""
     peer = struct.unpack("3i", connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))  # process, user, group
     if peer[1] != os.getuid():  # a name without a file can be reached by anyone
         return None

@@ -167,7 +167,7 @@ def _papermill(
     changed = {name: value for name, value in given.items() if value != defaults[name]}
     page, end = folder / ".notebook.ipynb", time.monotonic() + (timeout or 0)
     left = timeout and (lambda cell: max(0.01, end - time.monotonic()))  # papermill's own limit is one a cell
-    kernel = kernels.options(notebook, folder, config["code"], threads=threads, forked=forked)
+    kernel = kernels.options(notebook, folder, threads=threads, forked=forked)
     with (folder / "notebook.log").open("w") as log, kernel as options:
         try:
             output = str(page).replace("{", "{{").replace("}", "}}")  # papermill fills in {names}

@@ -19,8 +19,8 @@ fault = ""  # what goes wrong
 
 # %%
 import os, sys
-early = "xml.dom.minidom" in sys.modules
-note = [os.getppid(), os.getpid(), early, os.environ["OMP_NUM_THREADS"], os.getsid(0) == os.getpid()]
+early = "xml.dom.minidom" in sys.modules, "dfnb" in sys.modules
+note = [os.getppid(), os.getpid(), *early, os.environ["OMP_NUM_THREADS"], os.getsid(0) == os.getpid()]
 
 # %%
 %matplotlib inline
@@ -86,14 +86,18 @@ def ended(pid: int, seconds: float = 5) -> bool:
     return True
 
 
-def test_one_server_forks_the_kernels_with_their_imports_done_and_another_code_gets_another(worker):
-    change = 'path = path_of("03_tiny.py")\npath.write_text(path.read_text() + "\\n# %%\\n1 + 1\\n"); study.pair()\n'
+def test_one_server_forks_kernels_with_all_imported_but_dfnb_which_may_have_changed(worker):
+    change = """path = path_of("03_tiny.py")
+path.write_text(path.read_text() + "\\n# %%\\n1 + 1\\n")
+study.pair()
+"""
     said, notes = worker('run("a")\nrun("b")\nrun("fresh", forked=False)\n' + change + 'run("c")')
     assert said == ["done"] * 4
-    servers, pids, early, threads, leads = zip(*notes, strict=True)
-    assert servers[0] == servers[1] and len(set(servers)) == 3
+    servers, pids, early, own, threads, leads = zip(*notes, strict=True)
+    assert servers[0] == servers[1] == servers[3] != servers[2]
     assert len(set(pids)) == 4
     assert early == (True, True, False, True)
+    assert own == (False,) * 4
     assert threads == ("1",) * 4
     assert leads == (True,) * 4  # its own session: Ctrl-C in the terminal does not reach it
 
