@@ -9,6 +9,7 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import EngFormatter
 
 from dfnb import metrics
 
@@ -219,7 +220,8 @@ def cost(table: pd.DataFrame, ax: Axes, *, against: str, value: str = "video_AUC
     ax.axhline(0.5, color=INK, ls=":", lw=1)
     ticks = [0, *10 ** np.arange(int(np.ceil(np.log10(max(table[against].max(), 1)))) + 1)]
     ax.set_xscale("symlog", linthresh=1)  # below one unit the axis is even, so that what is free has its place
-    ax.set_xticks(ticks, [f"{tick:,}" for tick in ticks], minor=False)
+    ax.set_xticks(ticks)
+    ax.xaxis.set_major_formatter(EngFormatter(sep=""))  # 100k: long numbers would touch each other
     ax.minorticks_off()
     ax.set(xlabel=against, ylabel=value.replace("_", " "), xlim=(-0.3, 2 * ticks[-1]))
     return ax

@@ -195,9 +195,8 @@ class _Batch:
                    "NOTEBOOKS": cell.notebook.parent, "PARAMS": profiles.folder()}
         environment = {f"DFNB_{name}": str(Path(folder).resolve()) for name, folder in folders.items()}
         options = self.options | {"timeout": cell.timeout}
-        if cell.chapter:  # a server of forks would serve this one run
+        if cell.chapter:
             self.say(f"{cell.chapter}: running")
-            options["forked"] = False
         given = (str(cell.notebook), self.profile, cell.parameters, options)
         executor = self.engine.executor
         try:

@@ -91,7 +91,7 @@ def test_cost_shows_every_model_free_ones_too(ax):
     points = [(line.get_label(), *map(float, line.get_xydata()[0])) for line in ax.lines if line.get_marker() == "o"]
     assert points == [("free", 0.0, 0.5), ("dear", 1000.0, 0.9)]
     assert ax.get_xlim()[0] < 0 < 1000 < ax.get_xlim()[1]
-    assert [text.get_text() for text in ax.get_xticklabels()] == ["0", "1", "10", "100", "1,000"]
+    assert [text.get_text() for text in ax.get_xticklabels()] == ["0", "1", "10", "100", "1k"]
 
 
 def test_every_draw_of_few_pairs_is_a_point_and_the_mean_a_line(ax):
