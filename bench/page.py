@@ -27,7 +27,8 @@ the end. Medians; imports are not counted.
 ## What of the machine is used
 
 GFLOP/s of the matrix products, as counted by PyTorch, over the whole time of scoring (the whole tower) or of a training
-step (LoRA on the last blocks, whose inputs are kept).
+step (LoRA on the last blocks, whose inputs are kept). Of the last block both compute the class token alone, the one that is
+pooled, and project nothing for the other tokens; what is left out is not counted.
 
 {utilisation}
 
@@ -161,7 +162,7 @@ def _start(start: dict) -> str:
     fresh, forked = (median(start[name]) for name in ("fresh", "forked"))
     return (f"A notebook that only does chapter 3's imports takes {fresh:.1f} s with a kernel of its own and "
             f"{forked:.1f} s with one forked from a process that has done them (medians of {len(start['fresh'])}): "
-            f"{fresh / forked:.1f} times as fast. Sweeps fork.")
+            f"{fresh / forked:.1f} times as fast. Studies and sweeps fork.")
 
 
 def _gpu(rows: list[dict], hardware: str) -> str:

@@ -129,6 +129,8 @@ def import_all(notebook: Path) -> None:
                 if isinstance(node, ast.Import | ast.ImportFrom):
                     with contextlib.suppress(Exception):
                         exec(ast.unparse(node), {})
+    if pandas := sys.modules.get("pandas"):  # without IPython it believes in a terminal, and cuts tables to its width
+        pandas.set_option("display.max_columns", 20)
     for name in [name for name in sys.modules if name.partition(".")[0] == "dfnb"]:
         del sys.modules[name]
 

@@ -28,11 +28,11 @@ note = [os.getppid(), os.getpid(), *early, os.environ["OMP_NUM_THREADS"], os.get
 
 # %%
 import json, time, xml.dom.minidom
-import psutil
+import pandas, psutil
 from dfnb import profiles, runs
 run = runs.start("03_tiny", profiles.load(profile), dict(name=name, fault=fault))
 with open("HOME/notes", "a") as file:
-    print(json.dumps(note), file=file)
+    print(json.dumps([*note, pandas.get_option("display.max_columns")]), file=file)
 if fault == "stand-in":
     worker = psutil.Process(os.getppid()).parent()
     [child.kill() for child in worker.children() if "-ISc" in child.cmdline()]
@@ -93,13 +93,14 @@ study.pair()
 """
     said, notes = worker('run("a")\nrun("b")\nrun("fresh", forked=False)\n' + change + 'run("c")')
     assert said == ["done"] * 4
-    servers, pids, early, own, threads, leads = zip(*notes, strict=True)
+    servers, pids, early, own, threads, leads, columns = zip(*notes, strict=True)
     assert servers[0] == servers[1] == servers[3] != servers[2]
     assert len(set(pids)) == 4
     assert early == (True, True, False, True)
     assert own == (False,) * 4
     assert threads == ("1",) * 4
     assert leads == (True,) * 4  # its own session: Ctrl-C in the terminal does not reach it
+    assert len(set(columns)) == 1  # tables look alike, though pandas was imported outside of IPython
 
 
 def test_a_kernel_dies_with_its_stand_in_and_the_next_run_has_another(worker):
