@@ -162,7 +162,7 @@ def _start(start: dict) -> str:
     fresh, forked = (median(start[name]) for name in ("fresh", "forked"))
     return (f"A notebook that only does chapter 3's imports takes {fresh:.1f} s with a kernel of its own and "
             f"{forked:.1f} s with one forked from a process that has done them (medians of {len(start['fresh'])}): "
-            f"{fresh / forked:.1f} times as fast. Studies and sweeps fork.")
+            f"{fresh / forked:.1f} times as fast. Sweeps fork.")
 
 
 def _gpu(rows: list[dict], hardware: str) -> str:

@@ -195,8 +195,9 @@ class _Batch:
                    "NOTEBOOKS": cell.notebook.parent, "PARAMS": profiles.folder()}
         environment = {f"DFNB_{name}": str(Path(folder).resolve()) for name, folder in folders.items()}
         options = self.options | {"timeout": cell.timeout}
-        if cell.chapter:
+        if cell.chapter:  # of its own: what a forked kernel has imported before would show in its stamp
             self.say(f"{cell.chapter}: running")
+            options["forked"] = False
         given = (str(cell.notebook), self.profile, cell.parameters, options)
         executor = self.engine.executor
         try:

@@ -264,7 +264,7 @@ def test_features_that_do_not_fit_are_computed_in_halves(clip, cued, tmp_path, m
     expected = dfnb.clip.load(str(clip.folder), device="cpu").image_features(cued[0], kind="pooled").copy()
     monkeypatch.setenv("DFNB_CACHE", str(tmp_path / "cache-of-halves"))
     monkeypatch.setattr(clip, "tower", small(7, clip.tower))
-    with pytest.warns(UserWarning, match="10 crops at once do not fit .* going on with 5 at once"):
+    with pytest.warns(UserWarning, match="15 crops at once do not fit .* going on with 7 at once"):
         found = clip.image_features(cued[0], kind="pooled")
     np.testing.assert_allclose(found, expected, rtol=0, atol=1e-6)
 
