@@ -31,11 +31,10 @@ def kept(path: Path, shape: tuple[int, ...], build: Callable[[np.ndarray], None]
 
 def _intact(path: Path, shape: tuple[int, ...]) -> bool:
     """Whether the file is whole: the right shape and type, and a digest that fits its bytes; checked once a process."""
-    if not path.is_file() or path.stat().st_size <= hashlib.sha256().digest_size:
+    if not path.is_file() or (body := path.stat().st_size - hashlib.sha256().digest_size) <= 0:
         return False
     facts = path.stat()
-    seen, body = (path, facts.st_ino, facts.st_size, facts.st_mtime_ns), facts.st_size - hashlib.sha256().digest_size
-    if seen not in _whole:
+    if (seen := (path, facts.st_ino, facts.st_size, facts.st_mtime_ns)) not in _whole:
         with path.open("rb") as file:
             file.seek(body)
             if file.read() != _digest(path, body):

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from dfnb import UserError
-from dfnb.tower import enter
+from dfnb.tower import by_heads, enter
 
 CELLS = 2**25  # attention weights of all blocks and heads held at once: 441 crops of the tiny CLIP, 6 of ViT-B/16
 
@@ -88,10 +88,8 @@ def _relevance(tower: nn.Module, logit: Callable, pixels: torch.Tensor, first: i
 
 def attend(layer: nn.Module, hidden: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """What leaves a block, (n, tokens, width) as what enters it, and its attention (n, heads, tokens, tokens)."""
-    block, normed = layer.self_attn, layer.layer_norm1(hidden)
-    query, key, value = (
-        projection(normed).unflatten(-1, (block.num_heads, block.head_dim)).transpose(1, 2)  # (n, heads, tokens, dim)
-        for projection in (block.q_proj, block.k_proj, block.v_proj))
+    block = layer.self_attn
+    query, key, value = by_heads(block, layer.layer_norm1(hidden))
     attention = (query @ key.transpose(-1, -2) * block.scale).softmax(dim=-1)
     hidden = hidden + block.out_proj((attention @ value).transpose(1, 2).flatten(2))
     return hidden + layer.mlp(layer.layer_norm2(hidden)), attention

@@ -62,11 +62,14 @@ def mix(values: nn.Module, shares: torch.Tensor, tokens: torch.Tensor) -> torch.
 
 def trace(layer: nn.Module, hidden: torch.Tensor) -> tuple[torch.Tensor, ...]:
     """Queries, keys and values (n, heads, tokens, width / heads) of a block, and what leaves it (n, tokens, width)."""
-    attention, normed = layer.self_attn, layer.layer_norm1(hidden)
-    query, key, value = (
-        projection(normed).unflatten(-1, (attention.num_heads, attention.head_dim)).transpose(1, 2)
-        for projection in (attention.q_proj, attention.k_proj, attention.v_proj)
-    )
+    attention = layer.self_attn
+    query, key, value = by_heads(attention, layer.layer_norm1(hidden))
     told = F.scaled_dot_product_attention(query, key, value, scale=attention.scale).transpose(1, 2)
     hidden = hidden + attention.out_proj(told.flatten(2))
     return query, key, value, hidden + layer.mlp(layer.layer_norm2(hidden))
+
+
+def by_heads(attention: nn.Module, normed: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    """Queries, keys and values (n, heads, tokens, width / heads) of normed tokens (n, tokens, width)."""
+    projections = attention.q_proj, attention.k_proj, attention.v_proj
+    return tuple(of(normed).unflatten(-1, (attention.num_heads, attention.head_dim)).transpose(1, 2) for of in projections)
