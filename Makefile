@@ -1,5 +1,9 @@
 # Every target makes the virtual environment when it is missing or older than the project's files.
-PYTHON ?= $(shell command -v python3.11 || command -v python3)
+# PYTHON: python3 where it is 3.11, 3.12 or 3.13, else the newest of these that is there.
+fits = $(shell $(1) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null && echo $(1))
+ifndef PYTHON
+PYTHON := $(firstword $(foreach name,python3 python3.13 python3.12 python3.11,$(call fits,$(name))))
+endif
 VENV   := .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
@@ -10,6 +14,7 @@ help:            ## this list
 	@grep -E '^[a-z]+: .*##' Makefile | sed -E 's/:.*## /\t/'
 
 $(READY): pyproject.toml constraints.txt
+	@test -n "$(PYTHON)" || { echo "dfnb needs Python 3.11, 3.12 or 3.13: install one, or say make PYTHON=/path/to/python3.12"; exit 2; }
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,cluster]'
 	@touch $@
@@ -41,11 +46,9 @@ pair: $(READY)   ## write each notebooks/*.ipynb anew from its .py
 lint: $(READY)
 	$(BIN)/ruff check .
 
-constraints:     ## resolve pyproject.toml anew and write constraints.txt
-	rm -rf $(VENV)-fresh && $(PYTHON) -m venv $(VENV)-fresh
-	$(VENV)-fresh/bin/python -m pip install --quiet --disable-pip-version-check -e '.[dev,cluster]'
-	$(VENV)-fresh/bin/python -m pip freeze --exclude-editable | sed 's/+cpu//' | sed '/ @ /d' > constraints.txt
-	rm -rf $(VENV)-fresh
+constraints:     ## resolve pyproject.toml anew with all three Pythons, wheels alone, and write constraints.txt
+	python3 tools/constraints.py python3.11 python3.12 python3.13 > constraints.new
+	mv constraints.new constraints.txt
 
 clean:           ## remove what can be made again; runs/ and data/ stay
 	rm -rf cache book/_build .pytest_cache .ruff_cache

@@ -12,6 +12,7 @@ app = typer.Typer(
 )
 ProfileName = Annotated[str, typer.Option("--profile", "-P", help="Name of a file in params/, such as demo.")]
 WORKERS = "Runs at a time; by default one a core as memory allows, on a GPU one."
+THREADS = "Threads a run; by default cores / workers."
 
 
 @app.command()
@@ -20,7 +21,7 @@ def demo(
     seed: Annotated[int, typer.Option(help="Seed of the world.")] = 2026,
     identities: Annotated[int, typer.Option(help="People, an even number: one real video each.")] = 100,
     frames: Annotated[int, typer.Option(help="Frames a video.")] = 24,
-    workers: Annotated[int | None, typer.Option(help="Processes; by default one a core.")] = None,
+    workers: Annotated[int | None, typer.Option(min=1, help="Processes; by default one a core as memory allows.")] = None,
 ) -> None:
     """Write a corpus of the embedded demo world: real mp4 files, no person exists."""
     from dfnb import UserError
@@ -38,15 +39,17 @@ def study(
     only: Annotated[list[str] | None, typer.Option(help="Chapter, by name or number; repeatable.")] = None,
     force: Annotated[bool, typer.Option("--force", help="Repeat chapters that are done, one after the other.")] = False,
     workers: Annotated[int | None, typer.Option(min=1, help=WORKERS)] = None,
+    threads: Annotated[int | None, typer.Option(min=1, help=THREADS)] = None,
 ) -> None:
     """Run the chapters that are not done, each after the sweeps and chapters that it reads, and build the book."""
     from dfnb import study as room
     from dfnb import sweeps
 
     def before(chapters: list[str]) -> list[str]:
-        return sweeps.together(profile, chapters, force=force, workers=workers, progress=typer.echo)
+        return sweeps.together(profile, chapters, force=force, workers=workers, threads=threads, progress=typer.echo)
 
-    page = room.run(profile, only, force, progress=typer.echo, before=before)
+    cores = workers and workers * (threads or 1)
+    page = room.run(profile, only, force, progress=typer.echo, before=before, threads=threads, cores=cores)
     if page:
         typer.echo(f"the book is built: {page}")
 
@@ -72,7 +75,7 @@ def sweep(
     profile: ProfileName = "demo",
     only: Annotated[list[str] | None, typer.Option(help="A sweep's or a notebook's name; repeatable.")] = None,
     workers: Annotated[int | None, typer.Option(min=1, help=WORKERS)] = None,
-    threads: Annotated[int | None, typer.Option(min=1, help="Threads a run; by default cores / workers.")] = None,
+    threads: Annotated[int | None, typer.Option(min=1, help=THREADS)] = None,
     scheduler: Annotated[str | None, typer.Option(help="Address of a running Dask scheduler.")] = None,
     retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Repeat what failed before.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would run, and why.")] = False,

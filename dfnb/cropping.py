@@ -2,24 +2,22 @@
 
 import hashlib
 import json
-import multiprocessing
 import os
-import signal
-import threading
 from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass
 from functools import cache as once
 from pathlib import Path
 
-import cv2
 import numpy as np
 import pandas as pd
 
-from dfnb import UserError, faces, paths, video
+from dfnb import UserError, faces, machine, paths, video
 
-VERSION = 2  # raise it when the same file and settings would give other boxes or other pixels
+VERSION = 3  # raise it when the same file and settings would give other boxes or other pixels
+WORKER = 300 * 2**20  # bytes that a worker and its decoder take without any frame
+FULL_HD = 1920 * 1080 * 3  # bytes of a frame as large as is usual
 MEASURED = ["frame", "pts", "x0", "y0", "x1", "y1", "score", "faces", "status", "row"]
 Record = dict  # measured: a list per column; source, digest: SHA-256 of file and array; bytes: of array file
 
@@ -65,13 +63,17 @@ def finished(job: Job) -> Record | None:
 
 
 def make_all(jobs: list[Job], workers: int | None) -> Iterator[tuple[int, Record]]:
-    """Do the jobs and yield (which, record) as each is done: in this process, or over fresh ones if many."""
-    workers = min(workers or _cores(), len(jobs))
+    """Do the jobs and yield (which, record) as each is done: in this process, or over fresh ones if many.
+
+    By default there is a worker a core, as far as there is memory for the frames of as many videos in full HD.
+    UserError where a process is killed, and where there is no memory for so many `workers`.
+    """
+    each = WORKER + 2 * max((job.frames for job in jobs), default=0) * FULL_HD  # the decoder's copy, and ours
+    workers = min(machine.look().workers(workers, each), len(jobs))
     if workers < 2:
         yield from ((at, make(job)) for at, job in enumerate(jobs))
         return
-    context = multiprocessing.get_context("spawn")  # a fork of a process that runs torch can hang
-    pool = ProcessPoolExecutor(workers, context, initializer=_start_worker)
+    pool = machine.pool(workers)
     try:
         waiting = {pool.submit(make, job): at for at, job in enumerate(jobs)}
         for done in as_completed(waiting):
@@ -83,14 +85,6 @@ def make_all(jobs: list[Job], workers: int | None) -> Iterator[tuple[int, Record
         ) from error
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
-
-
-def _start_worker() -> None:
-    """One thread a worker; the parent alone handles Ctrl-C; no worker outlives a killed parent."""
-    cv2.setNumThreads(1)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    parent = multiprocessing.parent_process()
-    threading.Thread(target=lambda: (parent.join(), os._exit(1)), daemon=True).start()
 
 
 def make(job: Job) -> Record:
@@ -173,8 +167,3 @@ def digest_of_file(path: Path) -> str:
         return digest(np.load(path, allow_pickle=False))
     except (OSError, ValueError, EOFError):
         return ""
-
-
-def _cores() -> int:
-    """Cores this process may use, which a container or a batch system may have limited."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -1,6 +1,8 @@
 """The crop store: one uint8 array per video and the table of its frames, built once, verified when read."""
 
+import contextlib
 import hashlib
+from collections import defaultdict
 from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
@@ -13,6 +15,7 @@ from dfnb import UserError, cropping, faces, paths, video
 from dfnb.cropping import MEASURED, Job, Record
 
 KEY = ["corpus", "method", "video"]
+FIRST = 8  # videos of a class after which a fault of the machine is told from one of the files
 
 
 def build(
@@ -35,7 +38,8 @@ def build(
     is interrupted. `every`: faces are searched in each `every`-th of the frames. `detector` makes the face
     detector in each worker (a function of a module, so that a process can import it). `videos` lends all its
     columns but the path to the table of frames. `limits`: other values than those of `video.Limits`. Raises
-    UserError where a class loses more than the share `most_lost` of its frames.
+    UserError where a class loses more than the share `most_lost` of its frames, and at once where it loses so many
+    of its first videos for a reason that is the machine's.
     """
     cache = Path(cache or paths.cache())
     settings = {"frames": frames, "size": size, "margin": margin, "every": every, "detector": detector}
@@ -44,10 +48,14 @@ def build(
     jobs = [cropping.plan(path, tuple(name), cache, settings) for path, *name in named]
     records = [cropping.finished(job) for job in jobs]
     missing = [at for at, record in enumerate(records) if record is None]
-    made = cropping.make_all([jobs[at] for at in missing], workers)
     quiet = None if progress else True  # None: quiet unless a terminal is watching
-    for at, record in tqdm(made, total=len(missing), desc="faces", unit="video", disable=quiet):
-        records[missing[at]] = record
+    first = defaultdict(list)  # corpus and method -> the videos that were done first
+    with contextlib.closing(cropping.make_all([jobs[at] for at in missing], workers)) as made:
+        for at, record in tqdm(made, total=len(missing), desc="faces", unit="video", disable=quiet):
+            records[missing[at]] = record
+            job = jobs[missing[at]]
+            first[job.name[:2]].append((job, record))
+            _check_first(first[job.name[:2]], most_lost)
     table = _table(videos, records)
     _check_losses(table, frames, most_lost)
     kept = table[table.row >= 0]
@@ -135,6 +143,22 @@ def _losses(table: pd.DataFrame, asked: int) -> pd.DataFrame:
     table["videos"] = ~table.duplicated([*KEY, "status"])
     counts = table.groupby(["method", "status"], sort=False)[["videos", "frames"]].sum().reset_index()
     return counts.assign(share=counts.frames / counts.groupby("method").frames.transform("sum"))
+
+
+def _check_first(done: list[tuple[Job, Record]], most_lost: float) -> None:
+    """Stop after the first videos of a class when it is the machine that loses them, and remember no such loss."""
+    if len(done) != FIRST:
+        return
+    lost = [(job, reason) for job, record in done for reason in record["measured"]["status"][:1]
+            if reason.partition(":")[0] in video.MACHINES]
+    if len(lost) <= most_lost * FIRST:
+        return
+    for job, _ in lost:
+        job.record.unlink(missing_ok=True)
+    raise UserError(
+        f"{len(lost)} of the first {FIRST} videos of {lost[0][0].name[1]} are lost for a reason that lies in this machine "
+        f"or its limits rather than in the files: {lost[-1][1]}; free memory and processes, or set crops.limits in the profile"
+    )
 
 
 def _check_losses(table: pd.DataFrame, asked: int, most_lost: float) -> None:

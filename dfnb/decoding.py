@@ -15,11 +15,16 @@ from collections.abc import Iterator
 
 import av
 import numpy as np
+from av.sidedata.sidedata import SideDataContainer
+from av.video.reformatter import VideoReformatter
 
 from dfnb.video import Limits, Rejected, spread
 
 FORMATS = "mov,mp4,matroska,webm,avi,mpegts,mpeg,flv,asf,ogg,h264,hevc,m4v"  # neither playlists nor pictures nor text
 OPTIONS = {"protocol_whitelist": "file", "format_whitelist": FORMATS}
+CONVERTERS = 1  # threads that turn a frame into RGB; FFmpeg's own choice is one a core, each with a stack of 8 MB
+
+_reformatter = VideoReformatter()  # one for all frames: each has threads of its own
 
 
 def main() -> None:
@@ -32,7 +37,7 @@ def main() -> None:
     for line in sys.stdin:
         request = json.loads(line)
         limits = Limits(**request.pop("limits"))
-        with _guarded(limits, request["threads"] or os.cpu_count() or 1):
+        with _guarded(limits, request["threads"]):
             answer = answer_to(**request, limits=limits, pixels=pixels)
         print(json.dumps(answer), file=answers, flush=True)
 
@@ -63,8 +68,10 @@ def answer_to(path: str, count: int, threads: int, limits: Limits, pixels: int) 
         return _clip(path, count, threads, limits, pixels)
     except Rejected as rejected:
         return {"rejected": str(rejected), "passing": rejected.passing}
-    except (MemoryError, BlockingIOError):  # the second: no memory for the stack of a thread
+    except MemoryError:
         return {"rejected": f"out of memory: decoding needs more than {_gb(limits.memory)}", "passing": False}
+    except BlockingIOError as error:  # no thread more: a limit of processes, or of memory, that no file has set
+        return {"rejected": f"refused by the system: {error.strerror}", "passing": True}
     except (av.error.FFmpegError, OSError) as error:
         passing = not isinstance(error, av.error.FFmpegError) or isinstance(error, FileNotFoundError | PermissionError)
         return {"rejected": f"unreadable: {error.strerror}", "passing": passing}
@@ -155,7 +162,13 @@ def _decode(path: str, wanted: np.ndarray, threads: int, limits: Limits, pixels:
         rate = float(stream.average_rate or 25)
         for packet in container.demux(stream):
             hidden += packet.is_discard
-            for at, frame in enumerate(packet.decode(), start=decoded):
+            try:
+                frames = packet.decode()
+            except av.error.InvalidDataError:
+                if not decoded:
+                    raise
+                continue  # a damaged packet: the frames that it lacks are counted, whichever thread decodes
+            for at, frame in enumerate(frames, start=decoded):
                 decoded += 1
                 _check_length(decoded, limits)
                 if at not in places:
@@ -172,7 +185,8 @@ def _decode(path: str, wanted: np.ndarray, threads: int, limits: Limits, pixels:
 
 def _upright(frame: av.VideoFrame) -> np.ndarray:
     """The frame as RGB (h, w, 3), turned and mirrored as its display matrix says (x' = a x + c y, y' = b x + d y)."""
-    image, matrix = frame.to_ndarray(format="rgb24"), frame.side_data.get("DISPLAYMATRIX")
+    image = _reformatter.reformat(frame, format="rgb24", threads=CONVERTERS).to_ndarray()
+    matrix = SideDataContainer(frame).get("DISPLAYMATRIX")  # `frame.side_data` is the same, and a reference cycle
     if matrix is None:
         return image
     a, b, _, c, d = np.frombuffer(matrix, np.int32)[:5].astype(int)

@@ -26,5 +26,5 @@ def recompress(images: np.ndarray, quantiser: int) -> np.ndarray:
         container.mux(stream.encode())
     file.seek(0)
     with av.open(file) as container:
-        frames = [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
+        frames = [frame.to_ndarray(format="rgb24", threads=1) for frame in container.decode(video=0)]
     return np.stack(frames)[:, :height, :width]

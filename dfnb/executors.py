@@ -2,18 +2,14 @@
 
 import contextlib
 import multiprocessing
-import os
 import signal
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor
-from concurrent.futures.process import ProcessPoolExecutor
 from dataclasses import dataclass
 
-from dfnb import UserError
+from dfnb import UserError, machine
 
-MOST_WORKERS = 8  # by default: each is a kernel with torch in it
-MEMORY = 2 * 2**30  # bytes that a run of the demo world takes at most
 RETRIES = 3  # of Dask, for a task that raised
 
 
@@ -26,47 +22,43 @@ class Engine:
     renew: Callable[[Executor], None] = lambda broken: None
 
 
-def shares(workers: int | None, threads: int | None, runs: int) -> tuple[int, int]:
-    """Processes for so many runs, and threads for each: the cores of this machine, divided among them.
+def shares(workers: int | None, threads: int | None, runs: int, *, each: int, host: machine.Machine | None = None
+           ) -> tuple[int, int]:
+    """Processes for `runs` runs that take up to `each` bytes, and threads for each: the cores divided among them.
 
-    By default one process a core, fewer where memory is short, and one where there is a GPU, which they would share.
-    The number of threads decides over the last digits of a sum, so it does not depend on how many runs are left.
+    By default one process a core, fewer where memory is short, and one where there is a GPU. `runs` are all that the
+    profile has: the number of threads decides over the last digits of a sum, so it does not depend on how many are
+    left. UserError for more workers than there is memory for, and for several on a GPU.
     """
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    workers = workers or _default_workers(cores)
-    return min(workers, runs), threads or max(1, cores // workers)
+    host = host or machine.look()
+    if on_gpu():
+        if workers and workers > 1:
+            raise UserError(f"one run at a time has the GPU to itself, {workers} workers would share its memory; leave "
+                            "--workers out, or hide the GPU (CUDA_VISIBLE_DEVICES=) to run on the CPU")
+        workers = 1
+    workers = min(host.workers(workers, each), runs)
+    return workers, threads or max(1, host.cores // workers)
 
 
-def _default_workers(cores: int) -> int:
+def on_gpu() -> bool:
+    """Whether runs would compute on a GPU."""
     import torch
 
-    if torch.cuda.is_available():
-        return 1
-    return max(1, min(cores, MOST_WORKERS, _memory() // MEMORY))
-
-
-def _memory() -> int:
-    """Bytes of memory of this machine."""
-    try:
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    except (AttributeError, ValueError, OSError):  # Windows
-        return MOST_WORKERS * MEMORY
+    return torch.cuda.is_available()
 
 
 def given(executor: Executor, workers: int | None) -> contextlib.AbstractContextManager[Engine]:
     """Any executor; who made it closes it."""
-    return contextlib.nullcontext(Engine(executor, lambda: workers or MOST_WORKERS))
+    return contextlib.nullcontext(Engine(executor, lambda: workers or machine.look().cores))
 
 
 @contextlib.contextmanager
 def pool(workers: int) -> Iterator[Engine]:
     """Processes of this machine; they end with this one, however it ends, and their kernels with them."""
     others = set(multiprocessing.active_children())
-    context = multiprocessing.get_context("spawn")  # a fork of a process with threads can hang
-
     def renew(broken: Executor | None) -> None:
         if engine.executor is broken:  # all of its runs say that it broke: the first of them counts
-            engine.executor = ProcessPoolExecutor(workers, context, initializer=_start_worker)
+            engine.executor = machine.pool(workers)
 
     engine = Engine(None, lambda: workers, renew)
     renew(None)
@@ -78,13 +70,6 @@ def pool(workers: int) -> Iterator[Engine]:
         for child in set(multiprocessing.active_children()) - others:
             child.kill()
         raise
-
-
-def _start_worker() -> None:
-    """The parent alone handles Ctrl-C; no worker outlives a killed parent."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    parent = multiprocessing.parent_process()
-    threading.Thread(target=lambda: (parent.join(), os._exit(1)), daemon=True).start()
 
 
 @contextlib.contextmanager

@@ -1,5 +1,6 @@
 """From frames to one face per clip: detect, follow, smooth, cut out. The detector is a function passed in."""
 
+import math
 from collections.abc import Callable
 
 import cv2
@@ -10,7 +11,8 @@ Box = tuple[float, float, float, float]  # x0, y0, x1, y1 in pixels, x1 and y1 e
 Detect = Callable[[np.ndarray], list[tuple[Box, float]]]  # grey uint8 (h, w) -> boxes and scores
 
 KEPT, NO_FACE, OTHER_FACE, LEAVES = "kept", "no face", "only another face", "face leaves the picture"
-SHORT_SIDE = 480  # pixels of the picture that is searched first, see `find`
+SHORT_SIDE = 512  # pixels, at most, of the picture that is searched first, see `find`
+STEP = 6 / 5  # from one level of dlib's pyramid to the next: its boxes have sizes of 80 STEP^n pixels alone
 SAME_FACE = 0.1  # least overlap (intersection over union) of one face in two frames that were searched
 SMOOTHING = 0.1  # seconds, standard deviation of the Gaussian over time
 
@@ -32,17 +34,19 @@ def detector() -> Detect:
 def find(frame: np.ndarray, detect: Detect) -> list[tuple[Box, float]]:
     """Faces of one RGB frame (h, w, 3), as boxes in its own pixels, with scores.
 
-    The time of a HOG detector grows with the area, so a large frame is searched at a short side of 480 pixels
-    first: in 720p this finds faces from 120 pixels on, in 1080p from 180. Where it finds none, the full size
-    is searched, so that a clip whose face has 80 pixels or more is not lost by the reduction.
+    FaceForensics++'s recipe searches the picture at twice its size, which costs four times its area. Searched
+    here is a level of that very pyramid, 2 / STEP^n times the size, so that a face gets the same box: the first
+    with a short side of at most 512, no larger than the picture. In 256 and 480 rows it holds faces from 83 pixels
+    on, in 720p from 120, in 1080p from 172. Where it holds none, n = 3 is searched, with faces from 70 pixels on.
     """
     grey = cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY)
-    scale = min(1.0, SHORT_SIDE / min(grey.shape))
-    if scale < 1.0:
-        found = detect(cv2.resize(grey, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA))
-        if found:
+    first = max(4, math.ceil(math.log(2 * min(grey.shape) / SHORT_SIDE, STEP)))
+    for level in (first, 3):
+        scale = 2 / STEP**level
+        how = cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
+        if found := detect(cv2.resize(grey, None, fx=scale, fy=scale, interpolation=how)):
             return [(tuple(float(edge / scale) for edge in box), float(score)) for box, score in found]
-    return [(tuple(float(edge) for edge in box), float(score)) for box, score in detect(grey)]
+    return []
 
 
 def track(

@@ -30,7 +30,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from dfnb import chapters, paths
+from dfnb import chapters, machine, paths
 
 LINUX = sys.platform == "linux"  # sockets without a file, death with the parent
 LAUNCHER = "ipykernel_launcher"
@@ -41,7 +41,6 @@ server = socket.socket(socket.AF_UNIX)
 server.connect("\\0" + sys.argv[1])
 server.sendall(json.dumps([sys.argv[2:], dict(os.environ), os.getcwd()]).encode() + b"\\n")
 sys.exit(int(server.makefile().readline() or 1))"""
-THREADS = ["OMP", "MKL", "OPENBLAS", "NUMEXPR"]  # libraries that read <name>_NUM_THREADS
 ENVIRONMENT = {  # of every kernel, and read by libraries when they are imported
     "TQDM_DISABLE": "1", "PYTHONHASHSEED": "0", "PYDEVD_DISABLE_FILE_VALIDATION": "1",
     "MPLBACKEND": "module://matplotlib_inline.backend_inline"}
@@ -50,7 +49,8 @@ _servers: dict[tuple, str] = {}  # the environment in which a server imports -> 
 
 
 @contextlib.contextmanager
-def options(notebook: Path, folder: Path, *, threads: int | None, forked: bool) -> Iterator[dict[str, Any]]:
+def options(notebook: Path, folder: Path, *, threads: int | None, cores: int | None = None, forked: bool
+            ) -> Iterator[dict[str, Any]]:
     """Options of papermill for a kernel of this very interpreter that talks through socket files, as parallel runs must.
 
     With `forked` (where the system can) it is forked from a server of this process, which then must do one run at a
@@ -64,9 +64,11 @@ def options(notebook: Path, folder: Path, *, threads: int | None, forked: bool) 
 
     with tempfile.TemporaryDirectory(prefix=".kernel-", dir=folder, ignore_cleanup_errors=True) as own:
         socket_name = f"@dfnb-{uuid.uuid4().hex}" if LINUX else f"/tmp/dfnb-{uuid.uuid4().hex}"
-        shared = ENVIRONMENT | ({f"{name}_NUM_THREADS": str(threads) for name in THREADS} if threads else {})
-        environment = shared | {"DFNB_RUN": str(folder), "DFNB_RUNS": str(paths.runs()),
-                                "DFNB_NOTEBOOKS": str(notebook.parent), "IPYTHONDIR": own}
+        usual = str(machine.look().cores)  # libraries ask for the cores of the machine, whatever its container allows
+        shared = ENVIRONMENT | {name: str(threads or os.environ.get(name) or usual) for name in machine.THREADS}
+        environment = shared | ({"DFNB_CORES": str(cores)} if cores else {}) | {
+            "DFNB_RUN": str(folder), "DFNB_RUNS": str(paths.runs()), "DFNB_NOTEBOOKS": str(notebook.parent),
+            "IPYTHONDIR": own}
         command = _forking(notebook, shared) if forked and can_fork() else [sys.executable, "-c", FRESH]
         spec = KernelSpec(argv=[*command, "-f", "{connection_file}", "--HistoryManager.enabled=False"],
                           env=environment, display_name="Python 3", language="python")

@@ -25,7 +25,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from dfnb import UserError, chapters, ledger, paths, profiles
+from dfnb import UserError, chapters, ledger, machine, paths, profiles
 from dfnb.chapters import canonical, sha256
 
 APART = {"lock", "sweep", "DONE.json", "FAILED.json", "notebook.log"}  # in a run's folder, no artefacts
@@ -212,7 +212,7 @@ def commit() -> str:
 
 def device() -> str:
     """The GPU when torch is loaded and sees one, else the CPU and how much of it torch uses."""
-    torch, cores = sys.modules.get("torch"), os.cpu_count() or 1
+    torch, cores = sys.modules.get("torch"), machine.look().cores
     if torch is not None and torch.cuda.is_available():
         return torch.cuda.get_device_name()
     used = torch.get_num_threads() if torch is not None else cores

@@ -40,12 +40,13 @@ class StudyFailed(UserError):
 def run(
     profile: str, only: Sequence[str] | None = None, force: bool = False, progress: Say | None = None,
     *, notebooks: Path | None = None, source: Path | None = None, before: Callable[[list[str]], list[str]] | None = None,
+    threads: int | None = None, cores: int | None = None,
 ) -> Path | None:
     """Run what is not done of a profile's chapters, then build the book; returns its first page.
 
     `only` names chapters (03 is enough of 03_lora_training) and leaves the book alone; `force` repeats
     chapters that are done. `progress` is told one line at a time; `before` is told the names of the chapters,
-    does what they need, or some of them already, and returns which.
+    does what they need, or some of them already, and returns which. `threads` and `cores` as in `execute`.
     Raises UserError for what cannot start, StudyFailed for what did not end.
     """
     say, settings = progress or (lambda line: None), profiles.load(profile)
@@ -55,7 +56,7 @@ def run(
     did = before([notebook.stem for notebook in wanted]) if before else []
     for notebook in wanted:
         if notebook.stem not in did:
-            execute(notebook, settings, {}, force=force, progress=progress)
+            execute(notebook, settings, {}, force=force, progress=progress, threads=threads, cores=cores)
     if only:
         return None
     say("building the book")
@@ -64,12 +65,14 @@ def run(
 
 def execute(
     notebook: Path, profile: profiles.Profile, parameters: dict[str, Any], *, force: bool = False,
-    progress: Say | None = None, threads: int | None = None, timeout: float | None = None, forked: bool = False,
+    progress: Say | None = None, threads: int | None = None, cores: int | None = None, timeout: float | None = None,
+    forked: bool = False,
 ) -> Path:
     """Run one notebook unless that run is done; returns its folder. ledger.Busy when another process has it.
 
-    `threads` bounds what its kernel's libraries use; a run that takes longer than `timeout` seconds fails. With
-    `forked` its kernel comes with the imports done (see `kernels`); then this process must do one run at a time.
+    `threads` bounds what its kernel's libraries use, `cores` the processes that it starts (by default both are the
+    machine's cores); a run that takes longer than `timeout` seconds fails. With `forked` its kernel comes with the
+    imports done (see `kernels`); then this process must do one run at a time.
     """
     say = progress or (lambda line: None)
     config = chapters.configuration(notebook, profile, parameters)
@@ -80,7 +83,7 @@ def execute(
             say(f"{notebook.stem}: done before, skipped")
             return folder
         say(f"{notebook.stem}: running " + (f"({state}: {why})" if state != "done" else "again, as asked"))
-        options = {"threads": threads, "timeout": timeout, "forked": forked}
+        options = {"threads": threads, "cores": cores, "timeout": timeout, "forked": forked}
         seconds = _attempt(notebook, folder, config, options, show=progress is not None)
         say(f"{notebook.stem}: done in {seconds:.0f} s")
     return folder
@@ -155,8 +158,8 @@ def _attempt(notebook: Path, folder: Path, config: dict[str, Any], options: dict
 
 
 def _papermill(
-    notebook: Path, folder: Path, config: dict[str, Any], *, threads: int | None, timeout: float | None, forked: bool,
-    show: bool,
+    notebook: Path, folder: Path, config: dict[str, Any], *, threads: int | None, cores: int | None, timeout: float | None,
+    forked: bool, show: bool,
 ) -> None:
     """Execute a notebook; its page becomes notebook.ipynb in one step, also when it fails."""
     import papermill
@@ -167,7 +170,7 @@ def _papermill(
     changed = {name: value for name, value in given.items() if value != defaults[name]}
     page, end = folder / ".notebook.ipynb", time.monotonic() + (timeout or 0)
     left = timeout and (lambda cell: max(0.01, end - time.monotonic()))  # papermill's own limit is one a cell
-    kernel = kernels.options(notebook, folder, threads=threads, forked=forked)
+    kernel = kernels.options(notebook, folder, threads=threads, cores=cores, forked=forked)
     with (folder / "notebook.log").open("w") as log, kernel as options:
         try:
             output = str(page).replace("{", "{{").replace("}", "}}")  # papermill fills in {names}

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from dfnb import UserError, executors, ledger, paths, profiles, study
+from dfnb import UserError, chapters, executors, ledger, paths, profiles, study
 from dfnb.cells import Cell, by_name, counts, expand, fate, of_chapters, row, table
 
 __all__ = ["by_name", "check_done", "counts", "expand", "fate", "run", "table", "together"]
@@ -23,6 +23,7 @@ __all__ = ["by_name", "check_done", "counts", "expand", "fate", "run", "table", 
 PASSING = {"kernel died", "out of memory", "timeout"}  # failures that another attempt need not meet
 MOST_LOSSES = 3  # how often the process that does a run may vanish before the run counts as failed
 MOST_IN_VAIN = 10  # losses in a row after which nothing seems to work at all
+TINY, LARGE = 2 * 2**30, 8 * 2**30  # bytes that a run takes at most: on the tiny CLIP, on one of the published sizes
 POLL = 0.5  # seconds between looks at runs that other processes have
 INTERRUPTED = "stopping after the running cells, Ctrl-C again stops at once"
 
@@ -56,7 +57,7 @@ def run(
 
 
 def together(profile: str, names: Sequence[str], *, force: bool = False, workers: int | None = None,
-             progress: Say | None = None) -> list[str]:
+             threads: int | None = None, progress: Say | None = None) -> list[str]:
     """Run what is not done of some chapters and of the sweeps that they read, so much at a time as fits.
 
     A chapter begins when the chapters and sweeps that it reads have ended; runs of a sweep that fail leave gaps in it.
@@ -72,7 +73,7 @@ def together(profile: str, names: Sequence[str], *, force: bool = False, workers
     told = [*(cell.chapter for cell in own), *([f"the runs of {', '.join(swept)}"] if swept else [])]
     if told:
         say("; ".join(told))
-    _do(settings, own + cells, say, workers=workers)
+    _do(settings, own + cells, say, workers=workers, threads=threads)
     if cells:
         say(f"sweeps: {counts([row(cell) for cell in cells])}")
     return [cell.chapter for cell in own]
@@ -84,11 +85,17 @@ def _do(settings: profiles.Profile, cells: list[Cell], say: Say, *, workers: int
     if not wanted:
         return
     if not (scheduler or executor):
-        workers, threads = executors.shares(workers, threads, len(wanted))
+        each = TINY if settings.clip == "tiny" else LARGE
+        workers, threads = executors.shares(workers, threads, total(settings), each=each)
     options = {"threads": threads, "forked": not (scheduler or executor)}  # a process of the pool does one at a time
     with _engine(workers, scheduler, executor) as engine:
         _Batch(settings.name, engine, options, say, deque(wanted), len(wanted), retry_failed,
                first_alone=not _has_crops(settings)).run()
+
+
+def total(settings: profiles.Profile) -> int:
+    """All runs of a profile, of its chapters and of its sweeps."""
+    return len(list(chapters.folder().glob("*.ipynb"))) + len(expand(settings))
 
 
 def _engine(workers: int | None, scheduler: str | None, executor: Executor | None):
@@ -194,7 +201,9 @@ class _Batch:
         folders = {"DATA": paths.data(), "CACHE": paths.cache(), "RUNS": paths.runs(),
                    "NOTEBOOKS": cell.notebook.parent, "PARAMS": profiles.folder()}
         environment = {f"DFNB_{name}": str(Path(folder).resolve()) for name, folder in folders.items()}
-        options = self.options | {"timeout": cell.timeout}
+        options = self.options | {"timeout": cell.timeout, "cores": self.options["threads"]}
+        if self.first_alone and options["cores"]:
+            options["cores"] *= self.engine.room()
         if cell.chapter:  # of its own: what a forked kernel has imported before would show in its stamp
             self.say(f"{cell.chapter}: running")
             options["forked"] = False

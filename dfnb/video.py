@@ -22,6 +22,7 @@ PROGRAM = ["-P", "-m", "dfnb.decoding"]  # -P: no module of the current folder i
 START = 60  # seconds in which a decoder must be ready, on a busy machine and a slow disk too
 GRACE = 5  # seconds after its own alarm in which a decoder must have ended
 LIMITED = ("too large", "too long", "timed out", "crashed", "out of memory")  # kinds that other limits may change
+MACHINES = ("timed out", "crashed", "out of memory", "refused by the system")  # kinds that another machine may not have
 
 
 class Rejected(Exception):
@@ -75,16 +76,16 @@ def spread(total: int, count: int) -> np.ndarray:
     return np.round(np.linspace(0, total - 1, min(count, total))).astype(int)
 
 
-def read(path: Path, count: int, *, threads: int = 0, limits: Limits | None = None) -> Clip:
+def read(path: Path, count: int, *, threads: int = 1, limits: Limits | None = None) -> Clip:
     """Decode the whole file in order and keep `spread(total, count)` of its frames, turned upright.
 
     Decoding in order is exact where seeking is not, and it is the only way to see that a file is cut short. It
     happens in a process of its own, which serves one file after another: a file that hangs or kills it is
-    rejected and the next one gets a new process. `threads` = 0 lets the decoder choose; the pixels do not
-    depend on it. Raises Rejected.
+    rejected and the next one gets a new process. The pixels do not depend on `threads`. Raises Rejected.
     """
-    if count < 1:
-        raise ValueError(f"count must be at least 1, got {count}")
+    for name, value in (("count", count), ("threads", threads)):
+        if value < 1:
+            raise ValueError(f"{name} must be at least 1, got {value}")
     return _ask(path, count, threads, limits or Limits())
 
 

@@ -1,3 +1,5 @@
+import math
+
 import cv2
 import numpy as np
 import pytest
@@ -8,19 +10,25 @@ GREY = np.full((256, 256, 3), 128, np.uint8)
 
 
 def clip(count, height=256, width=256):
-    """Frames that differ in their first pixel only, so that a double knows which one it sees."""
+    """Frames that differ in their first corner only, so that a double knows which one it sees."""
     frames = np.full((count, height, width, 3), 128, np.uint8)
-    frames[:, 0, 0] = np.arange(count)[:, None]
+    frames[:, :8, :8] = np.arange(count)[:, None, None, None]
     return frames
 
 
+def scaled(box, grey, height=256):
+    """A box of a frame of so many rows, in the pixels of the level of dlib's pyramid that is searched."""
+    level = round(math.log(2 * height / len(grey), faces.STEP))
+    return tuple(edge * 2 / faces.STEP**level for edge in box)
+
+
 def double(answers):
-    """A detector that gives the listed boxes for the frame whose number stands in the first pixel."""
+    """A detector that gives the listed boxes for the frame whose number stands in the first corner."""
     seen = []
 
     def detect(grey):
         seen.append(int(grey[0, 0]))
-        return [(box, 1.0) for box in answers[grey[0, 0]]]
+        return [(scaled(box, grey), 1.0) for box in answers[grey[0, 0]]]
 
     detect.seen = seen
     return detect
@@ -108,22 +116,44 @@ def test_a_steady_movement_is_not_bent_by_smoothing():
     np.testing.assert_allclose(corners(table)[8:-8], steady[8:-8], atol=0.02)
 
 
-def test_a_large_frame_is_searched_reduced_and_its_boxes_are_scaled_back():
+@pytest.mark.parametrize("height, rows", [(256, 247), (480, 463), (720, 482), (1080, 502), (2160, 485)])
+def test_searched_is_a_level_of_the_pyramid_that_begins_at_twice_the_picture(height, rows):
     sizes = []
 
     def detect(grey):
         sizes.append(grey.shape)
-        return [((40, 50, 140, 150), 0.7)]
+        return [(scaled((80, 100, 280, 300), grey, height), 0.7)]
 
-    assert faces.find(np.zeros((960, 1280, 3), np.uint8), detect) == [((80, 100, 280, 300), 0.7)]
-    assert sizes == [(480, 640)]
+    [(found, score)] = faces.find(np.zeros((height, 2 * height, 3), np.uint8), detect)
+    assert found == pytest.approx((80, 100, 280, 300)) and score == 0.7
+    assert [len(each) for each in [np.empty(size) for size in sizes]] == [rows]
+    assert math.log(2 * height / rows, 1.2) == pytest.approx(round(math.log(2 * height / rows, 1.2)), abs=0.01)
 
 
-def test_where_the_reduced_frame_shows_no_face_the_full_one_is_searched():
+def test_where_the_reduced_frame_shows_no_face_a_finer_level_is_searched():
     def detect(grey):
-        return [((40, 50, 130, 140), 0.7)] if grey.shape == (960, 1280) else []
+        return [((40, 50, 130, 140), 0.7)] if len(grey) == round(960 * 2 / 1.2**3) else []
 
-    assert faces.find(np.zeros((960, 1280, 3), np.uint8), detect) == [((40, 50, 130, 140), 0.7)]
+    [(found, _)] = faces.find(np.zeros((960, 1280, 3), np.uint8), detect)
+    assert found == pytest.approx(np.array((40, 50, 130, 140)) * 1.2**3 / 2)
+
+
+@pytest.mark.parametrize("height", [256, 480, 720])
+def test_the_boxes_are_those_of_the_recipe_of_faceforensics(corpus, height):
+    """Which is: dlib with one upsampling on the whole frame, the largest face."""
+    import dlib
+
+    from dfnb import video
+
+    exact, detect, shared = dlib.get_frontal_face_detector(), faces.detector(), []
+    for path in sorted(corpus.rglob("c23/videos/*.mp4"))[:2]:
+        frames = video.read(path, 3).frames
+        frames = np.stack([cv2.resize(frame, (height, height), interpolation=cv2.INTER_CUBIC) for frame in frames])
+        for frame, ours in zip(frames, corners(faces.track(frames, detect)), strict=True):
+            theirs = max(exact(cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY), 1), key=lambda face: face.area())
+            box = theirs.left(), theirs.top(), theirs.right() + 1, theirs.bottom() + 1
+            shared.append(faces._overlap(tuple(ours), box))
+    assert np.median(shared) > 0.95
 
 
 def test_widening_keeps_the_centre():

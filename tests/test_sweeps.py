@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from dfnb import UserError, chapters, cli, executors, ledger, paths, profiles, study, sweeps
+from dfnb import UserError, chapters, cli, ledger, paths, profiles, study, sweeps
 
 SCRIPT = """# %% tags=["parameters"]
 profile = "tiny"  # a profile
@@ -173,26 +173,6 @@ def test_a_dry_run_says_what_would_run_and_runs_nothing(home, capsys):
     assert [line.split() for line in lines[:4]] == [[name, "missing", "run", "never", "run"] for name in NAMES]
     assert lines[4] == "4 runs: 4 missing"
     assert not (home / "runs").exists()
-
-
-def test_cores_are_divided_among_the_workers(monkeypatch):
-    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(12)))
-    monkeypatch.setattr(executors, "_memory", lambda: 64 * 2**30)
-    assert executors.shares(None, None, 27) == (8, 1)
-    assert executors.shares(3, None, 27) == (3, 4)
-    assert executors.shares(None, None, 2) == (2, 1)  # the last runs are computed as the first ones were
-    assert executors.shares(20, None, 27) == (20, 1)
-    assert executors.shares(2, 5, 27) == (2, 5)
-    monkeypatch.setattr(executors, "_memory", lambda: 7 * 2**30)
-    assert executors.shares(None, None, 27) == (3, 4)
-    monkeypatch.setattr(executors, "_memory", lambda: 2**30)
-    assert executors.shares(None, None, 27) == (1, 12)
-
-
-def test_a_gpu_is_not_shared_unless_that_is_asked_for(monkeypatch):
-    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
-    assert executors.shares(None, 1, 27) == (1, 1)
-    assert executors.shares(4, 1, 27) == (4, 1)
 
 
 def test_processes_that_all_die_at_once_end_the_sweep_and_blame_no_run(home):

@@ -9,24 +9,22 @@ from __future__ import annotations
 import dataclasses
 import io
 import json
-import multiprocessing
 import os
 from collections.abc import Mapping
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
 import av
-import cv2
 import numpy as np
-from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
+from dfnb import machine
 from dfnb.demo import people
 from dfnb.demo.kinds import KINDS, Strengths, fakes, plant, record
 
 WORLD = 1                  # raise it when the code changes the pictures: corpora made before are then refused
+WORKER = 2**29             # bytes that a process takes which makes videos of up to some hundred frames
 FPS, CRF = 25, 23          # crf 23 is the c23 of FaceForensics++
 UNFINISHED = "corpus.unfinished.json"        # the settings, until all videos are there
 
@@ -87,7 +85,7 @@ def make(folder: Path | str, *, seed: int, identities: int, frames: int,
     settings = Settings(seed, identities, frames, tuple(kinds), Strengths(**strengths), planted, dict(videos or {}))
     _claim(folder, settings)
     todo = [pair for pair in settings.pairs() if _missing(folder, settings, pair)]
-    _in_parallel(partial(_make_pair, folder, settings), todo, workers or os.cpu_count() or 1, progress)
+    _in_parallel(partial(_make_pair, folder, settings), todo, workers, progress)
     _replace(folder / "corpus.json", _json(settings))
     (folder / UNFINISHED).unlink(missing_ok=True)
     return folder
@@ -140,23 +138,16 @@ def _make_pair(folder: Path, settings: Settings, pair: tuple[int, int]) -> None:
         _replace(video_path(folder, method, _name(ids)), _encode(pictures))
 
 
-def _in_parallel(task: partial, todo: list, workers: int, progress: bool) -> None:
+def _in_parallel(task: partial, todo: list, workers: int | None, progress: bool) -> None:
     """Run the task on each item with a progress bar (TQDM_DISABLE=1 hides it as `progress=False` does)."""
     quiet = {} if progress else {"disable": True}           # an explicit False would overrule TQDM_DISABLE
     shown = partial(tqdm, total=len(todo), desc="demo corpus", unit="pair", **quiet)
-    workers = min(workers, len(todo))
+    workers = min(machine.look().workers(workers, WORKER), len(todo))
     if workers <= 1:
         list(shown(map(task, todo)) if todo else ())
         return
-    context = multiprocessing.get_context("spawn")          # a fork would copy threads that torch may run
-    with ProcessPoolExecutor(workers, context, initializer=_one_thread) as pool:
+    with machine.pool(workers) as pool:
         list(shown(pool.map(task, todo)))
-
-
-def _one_thread() -> None:
-    """A worker a core: BLAS too, whose idle threads would wait for each other in every small factorisation."""
-    cv2.setNumThreads(1)
-    threadpool_limits(1)
 
 
 def _encode(pictures: list[np.ndarray]) -> bytes:

@@ -61,7 +61,7 @@ def deepfakes(target: Rendered, pose: Pose, source: Scene, *, light, strength: D
 def _similarity(these: np.ndarray, those: np.ndarray) -> np.ndarray:
     """Turn, scale and shift (2, 3) that bring points (n, 2) nearest to others, in least squares (Umeyama, 1991)."""
     a, b = these.astype(float) - these.mean(0), those.astype(float) - those.mean(0)
-    turn = complex(*(np.einsum("ij,ij->", a, b), np.cross(a, b).sum())) / (a**2).sum()
+    turn = complex(*(np.einsum("ij,ij->", a, b), (a[:, 0] * b[:, 1] - a[:, 1] * b[:, 0]).sum())) / (a**2).sum()
     rotation = np.array([[turn.real, -turn.imag], [turn.imag, turn.real]])
     return np.c_[rotation, those.mean(0) - rotation @ these.mean(0)]
 

@@ -4,9 +4,8 @@ import hashlib
 import io
 import os
 import tempfile
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import as_completed
 from dataclasses import dataclass
-from multiprocessing import get_context
 from pathlib import Path
 
 import av
@@ -14,6 +13,7 @@ import cv2
 import numpy as np
 from tqdm import tqdm
 
+from dfnb import machine
 from dfnb.demo import motion, people, render
 from dfnb.demo.tiny_clip import SIZE
 from dfnb.demo.vocabulary import FIELDS
@@ -46,8 +46,7 @@ def portraits(world: int, ids: range, frames: int, *, workers: int, folder: Path
     missing = [(chunk, file) for chunk, file in zip(chunks, files, strict=True) if not file.exists()]
     if not missing:
         return _read(files)
-    # Not by fork: the children would inherit locks that torch's threads hold.
-    with ProcessPoolExecutor(workers, get_context("spawn")) as pool:
+    with machine.pool(workers) as pool:
         jobs = [pool.submit(_render_chunk, world, chunk, frames, file) for chunk, file in missing]
         for job in tqdm(as_completed(jobs), total=len(jobs), desc="portraits", unit="chunk"):
             job.result()
@@ -70,7 +69,6 @@ def look() -> str:
 
 
 def _render_chunk(world: int, ids: range, frames: int, file: Path) -> None:
-    cv2.setNumThreads(1)
     rows = [each for id in ids for each in _shots(people.person(world, id), frames)]
     images, codes, angles = (np.stack(column) for column in zip(*rows, strict=True))
     handle, name = tempfile.mkstemp(dir=file.parent, suffix=".npz")
@@ -124,13 +122,13 @@ def recode(frames: np.ndarray, crf: int) -> np.ndarray:
             "libx264", rate=25, options={"crf": str(crf), "preset": "medium", "threads": "1"}
         )
         video.height, video.width = frames.shape[1:3]
-        video.pix_fmt = "yuv420p"
+        video.pix_fmt, video.codec_context.thread_count = "yuv420p", 1
         for frame in frames:
             box.mux(video.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
         box.mux(video.encode())
     stream.seek(0)
     with av.open(stream) as box:
-        return np.stack([frame.to_ndarray(format="rgb24") for frame in box.decode(video=0)])
+        return np.stack([frame.to_ndarray(format="rgb24", threads=1) for frame in box.decode(video=0)])
 
 
 def _crop(image: np.ndarray, landmarks: np.ndarray, rng: np.random.Generator) -> np.ndarray:

@@ -1,0 +1,216 @@
+"""What grows with the number of cores, with the number given: no test here depends on the machine that runs it."""
+
+import os
+import signal
+import subprocess
+import sys
+from concurrent.futures import Future
+
+import numpy as np
+import pytest
+
+from dfnb import UserError, cropping, crops, executors, faces, machine, paths, video
+from dfnb.demo import corpus as demo
+from dfnb.machine import Machine
+
+GB = 10**9
+
+
+def control_group(root, **limits):
+    """Files of a control group of version 2: memory_max becomes memory.max."""
+    root.mkdir(parents=True, exist_ok=True)
+    for name, text in limits.items():
+        (root / name.replace("_", ".")).write_text(f"{text}\n")
+    return root
+
+
+# ------------------------------------------------------------------- what there is
+def test_the_limits_of_a_container_are_those_of_its_machine(tmp_path, monkeypatch):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(64)), raising=False)
+    free = machine.look(tmp_path / "none")
+    assert free.cores == 64 and free.memory > 2**28 and free.tasks == sys.maxsize
+    bound = control_group(tmp_path / "bound", cpu_max="250000 100000", memory_max=2**28, pids_max=300)
+    assert machine.look(bound) == Machine(3, 2**28, 300)
+    open_ = control_group(tmp_path / "open", cpu_max="max 100000", memory_max="max", pids_max="max")
+    assert machine.look(open_) == free
+
+
+def test_limits_of_the_groups_above_hold_too(tmp_path, monkeypatch):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(64)), raising=False)
+    own = "0::/batch/job"
+    monkeypatch.setattr(machine, "_read", lambda path, read=machine._read: own if path.name == "cgroup" else read(path))
+    control_group(tmp_path, memory_max=2**29)
+    control_group(tmp_path / "batch", cpu_max="400000 100000", pids_max=500)
+    control_group(tmp_path / "batch" / "job", memory_max=2**30, pids_max=900)
+    assert machine.look(tmp_path) == Machine(4, 2**29, 500)
+
+
+def test_fewer_cores_can_be_asked_for_but_not_more(tmp_path, monkeypatch):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(8)), raising=False)
+    for said, cores in (("3", 3), ("99", 8), ("", 8), ("many", 8), ("0", 1)):
+        monkeypatch.setenv("DFNB_CORES", said)
+        assert machine.look(tmp_path).cores == cores
+
+
+# ------------------------------------------------------------------- how many workers
+@pytest.mark.parametrize("cores, memory, workers, threads", [
+    (1, 8, 1, 1), (2, 4, 1, 2), (2, 8, 2, 1), (2, 24, 2, 1), (8, 8, 2, 4), (8, 16, 5, 1), (8, 64, 8, 1), (16, 16, 5, 3),
+    (16, 128, 16, 1), (64, 24, 8, 8), (64, 64, 22, 2), (64, 256, 64, 1)])
+def test_runs_and_threads_by_cores_and_memory(cores, memory, workers, threads, monkeypatch):
+    monkeypatch.setattr(executors, "on_gpu", lambda: False)
+    host = Machine(cores, memory * GB)
+    assert executors.shares(None, None, 90, each=2 * 2**30, host=host) == (workers, threads)
+    assert workers * threads <= cores and workers * 2 * 2**30 <= max(host.budget, 2 * 2**30)
+
+
+def test_workers_and_threads_that_are_asked_for_are_taken(monkeypatch):
+    monkeypatch.setattr(executors, "on_gpu", lambda: False)
+    host = Machine(12, 64 * GB)
+    assert executors.shares(3, None, 27, each=GB, host=host) == (3, 4)
+    assert executors.shares(20, None, 27, each=GB, host=host) == (20, 1)
+    assert executors.shares(2, 5, 27, each=GB, host=host) == (2, 5)
+    assert executors.shares(None, None, 3, each=GB, host=host) == (3, 4)  # a profile of three runs
+    with pytest.raises(UserError, match=r"20 workers may take 80.0 GB .* than the 48.0 GB .* at most 12 fit"):
+        executors.shares(20, None, 27, each=4 * GB, host=host)
+
+
+def test_processes_that_a_container_may_not_start_are_not_planned():
+    assert Machine(64, 256 * GB, tasks=640).room(GB) == 10
+    assert Machine(64, 256 * GB, tasks=20).room(GB) == 1
+
+
+def test_a_gpu_has_one_run_at_a_time(monkeypatch):
+    monkeypatch.setattr(executors, "on_gpu", lambda: True)
+    host = Machine(16, 128 * GB)
+    assert executors.shares(None, None, 27, each=GB, host=host) == (1, 16)
+    assert executors.shares(1, 2, 27, each=GB, host=host) == (1, 2)
+    with pytest.raises(UserError, match="one run at a time has the GPU to itself, 4 workers would share its memory"):
+        executors.shares(4, 1, 27, each=GB, host=host)
+
+
+class Noted:
+    """A pool that notes how many workers it was to have, and does the work here."""
+
+    sizes: list[int] = []
+
+    def __init__(self, workers):
+        self.sizes.append(workers)
+
+    def submit(self, task, *arguments):
+        future = Future()
+        future.set_result(task(*arguments))
+        return future
+
+    def map(self, task, items):
+        return map(task, items)
+
+    def shutdown(self, **options):
+        pass
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *error):
+        pass
+
+
+@pytest.mark.parametrize("cores, memory, croppers, renderers", [
+    (1, 8, [], []), (2, 8, [2], [2]), (8, 16, [7], [8]), (16, 128, [16], [16]), (64, 8, [3], [11]), (64, 256, [40], [30])])
+def test_pools_of_crops_and_of_the_demo_world(cores, memory, croppers, renderers, monkeypatch, tmp_path):
+    monkeypatch.setattr(machine, "look", lambda: Machine(cores, memory * GB))
+    monkeypatch.setattr(machine, "pool", Noted)
+    settings = {"frames": 101, "size": 32, "margin": 1.3, "every": 1, "detector": faces.detector, "limits": video.Limits()}
+    jobs = [cropping.plan("nowhere.mp4", ("demo", "real", f"{at:03d}"), tmp_path, settings) for at in range(40)]
+    Noted.sizes.clear()
+    assert len(list(cropping.make_all(jobs, None))) == 40 and Noted.sizes == croppers
+    Noted.sizes.clear()
+    demo._in_parallel(len, [()] * 30, None, False)
+    assert Noted.sizes == renderers
+
+
+# ------------------------------------------------------------------- the decoder, and what a machine may refuse
+FLAT = """
+import os, sys
+from dfnb import decoding, video
+decoding.CONVERTERS = 16
+pixels = os.memfd_create("frames") if hasattr(os, "memfd_create") else os.open(sys.argv[2], os.O_RDWR | os.O_CREAT)
+for at in range(200):
+    answer = decoding.answer_to(sys.argv[1], 8, 16, video.Limits(), pixels)
+    assert answer["shape"] == [8, 256, 256], answer
+    if at in (19, 199):
+        lines = dict(line.split(":", 1) for line in open("/proc/self/status"))
+        print(lines["Threads"].split()[0], lines["VmSize"].split()[0])
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_a_decoder_does_not_grow_with_the_videos_whatever_threads_there_are(corpus, tmp_path):
+    path = video_of(corpus)
+    command = [sys.executable, "-c", FLAT, path, tmp_path / "pixels"]
+    out = subprocess.run(command, check=True, capture_output=True, text=True, cwd=paths.ROOT).stdout.split()
+    threads, size = np.array(out, int).reshape(2, 2).T
+    assert threads[1] <= threads[0] <= 40 and size[1] <= 1.02 * size[0] < 4 * 2**20  # KB
+
+
+def video_of(corpus):
+    return str(next(corpus.rglob("original_sequences/youtube/c23/videos/*.mp4")))
+
+
+def test_a_thread_that_the_system_refuses_is_no_lack_of_memory_and_is_not_remembered(corpus, monkeypatch):
+    from dfnb import decoding
+
+    def refuse(*arguments):
+        raise BlockingIOError(11, "Resource temporarily unavailable")
+
+    monkeypatch.setattr(decoding, "_clip", refuse)
+    answer = decoding.answer_to(video_of(corpus), 4, 1, video.Limits(), 0)
+    assert answer == {"rejected": "refused by the system: Resource temporarily unavailable", "passing": True}
+
+
+@pytest.mark.parametrize("reason", [
+    "out of memory: decoding needs more than 4.3 GB", "timed out: decoding took more than 120 s",
+    "crashed: the decoder was killed by SIGKILL", "refused by the system: no thread"])
+def test_what_the_machine_loses_ends_the_work_at_once_and_is_not_remembered(reason, tmp_path, monkeypatch):
+    read = []
+
+    def lose(path, *arguments, **options):
+        read.append(path)
+        raise video.Rejected(reason)
+
+    monkeypatch.setattr(video, "read", lose)
+    with pytest.raises(UserError, match="8 of the first 8 videos of FaceSwap .* reason that lies in this machine") as told:
+        crops.build(videos(40), frames=4, size=32, cache=tmp_path, workers=1, progress=False)
+    assert reason in str(told.value) and len(read) == 8
+    assert not list((tmp_path / "crops").glob("*.json"))
+
+
+def test_what_the_files_lose_is_told_of_all_of_them(tmp_path, monkeypatch):
+    def lose(path, *arguments, **options):
+        raise video.Rejected("empty: the file has zero bytes")
+
+    monkeypatch.setattr(video, "read", lose)
+    with pytest.raises(UserError, match=r"100% of the frames of FaceSwap are lost.*most often: empty \(40 videos\)"):
+        crops.build(videos(40), frames=4, size=32, cache=tmp_path, workers=1, progress=False)
+
+
+def videos(count):
+    import pandas as pd
+
+    names = [f"{at:03d}_{at + 1:03d}" for at in range(count)]
+    return pd.DataFrame({"corpus": "mine", "method": "FaceSwap", "video": names, "label": 1, "path": names, "group": 0})
+
+
+# ------------------------------------------------------------------- workers
+def _what_a_worker_sees():
+    import cv2
+    import numpy  # noqa: F401
+    from threadpoolctl import threadpool_info
+
+    return cv2.getNumThreads(), [library["num_threads"] for library in threadpool_info()], signal.getsignal(signal.SIGINT)
+
+
+@pytest.mark.slow
+def test_a_worker_has_one_thread_in_every_library_and_leaves_ctrl_c_to_its_parent():
+    with machine.pool(1) as pool:
+        threads, others, handler = pool.submit(_what_a_worker_sees).result()
+    assert threads == 1 and set(others) <= {1} and handler == signal.SIG_IGN
