@@ -7,6 +7,7 @@ import json
 import math
 import os
 import re
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -15,11 +16,29 @@ from dfnb import UserError, paths, profiles
 
 NAME = re.compile(r"\d\d_[a-z0-9_]+")
 KINDS = {int: "an integer", float: "a number", str: "a text", bool: "true or false"}
+AT_LEAST_0, AT_LEAST_1 = ("at least 0", lambda value: value >= 0), ("at least 1", lambda value: value >= 1)
+CHOICES = {
+    "regime": ("study", "frame", "video", "target", "pair", "identity", "official", "official-strict"),
+    "features": ("projected", "pooled"),
+}
+POSITIVE = ("more than 0", lambda value: value > 0)
+RANGES = {  # of every number that a notebook declares: in words, and as a test
+    **dict.fromkeys(["split_seed", "seed", "control_seed", "shown", "blocks", "steps", "planted", "looked", "most_calls"],
+                    AT_LEAST_0),
+    **dict.fromkeys(["repeats", "rank", "batch", "epochs", "draws", "folds", "pairs", "validation_pairs", "frames",
+                     "few_draws", "few_steps", "few_frames", "few_batch", "robust_frames", "planted_seeds"], AT_LEAST_1),
+    **dict.fromkeys(["alpha", "learning_rate", "lora_rate", "full_rate", "layernorm_rate", "components_rate"], POSITIVE),
+    "dropout": ("at least 0 and less than 1", lambda value: 0 <= value < 1),
+    "fraction": ("more than 0 and at most 1", lambda value: 0 < value <= 1),
+    "level": ("more than 0 and less than 1", lambda value: 0 < value < 1),
+    "correlation": ("at least 0 and less than 1", lambda value: 0 <= value < 1),
+    "planted_people": ("an even number of at least 4", lambda value: value >= 4 and value % 2 == 0),
+}
 
 
 def folder() -> Path:
     """Folder of the notebooks (`DFNB_NOTEBOOKS`, else `notebooks/` in the repository)."""
-    return Path(os.environ.get("DFNB_NOTEBOOKS") or paths.ROOT / "notebooks")
+    return Path(os.environ.get("DFNB_NOTEBOOKS") or paths.of_clone("notebooks"))
 
 
 def code_cells(notebook: Path) -> list[tuple[str, list[str]]]:
@@ -50,7 +69,8 @@ def declared(notebook: Path) -> dict[str, tuple[Any, type, str]]:
 
 
 def check_parameters(notebook: Path, given: dict[str, Any], where: str = "") -> dict[str, Any]:
-    """Return `given` in the declared types; UserError for an unknown name or another type (`where`: origin).
+    """Return `given` in the declared types; UserError for an unknown name, another type, or a value out of its range
+    (`where`: origin).
 
     papermill warns of an unknown name and pastes it into code: nothing reaches it that did not pass here.
     """
@@ -66,13 +86,42 @@ def check_parameters(notebook: Path, given: dict[str, Any], where: str = "") -> 
 def _typed(name: str, value: Any, kind: type, origin: str) -> Any:
     value = value.item() if hasattr(value, "item") else value  # a NumPy scalar
     if kind is float and type(value) is int:
-        return float(value)
+        value = float(value)
     if isinstance(value, float) and not math.isfinite(value):
         raise UserError(f"{name} must be a finite number, got {value!r}{origin}")
     if kind is type(None) or type(value) is kind:
+        _check_range(name, value, origin)
         return value
     hint = "; write 1.0e-3, not 1e-3, in YAML" if kind is float and isinstance(value, str) else ""
     raise UserError(f"{name} must be {KINDS.get(kind, kind.__name__)}, got {value!r}{origin}{hint}")
+
+
+def _check_range(name: str, value: Any, origin: str = "") -> None:
+    words, holds = RANGES.get(name, ("", None))
+    if holds and type(value) in (int, float) and not holds(value):
+        raise UserError(f"{name} must be {words}, got {value!r}{origin}")
+    if name in CHOICES and value not in CHOICES[name]:
+        raise UserError(f"{name} must be one of {', '.join(CHOICES[name])}, got {value!r}{origin}")
+
+
+def check_kernel() -> None:
+    """In a notebook: refuse names that plain papermill injected and the parameters cell does not declare, and numbers
+    out of their range, before anything is computed. UserError with the names that there are."""
+    ipython = sys.modules.get("IPython")
+    shell = ipython and ipython.get_ipython()
+    cells = shell.user_ns.get("In", []) if shell else []
+    injected = next((at for at, source in enumerate(cells) if at and source.startswith("# Parameters\n")), 0)
+    if not injected:
+        return
+    known, given = (_assigned(source) for source in cells[injected - 1 : injected + 1])
+    for name in given:
+        if name not in known:
+            raise UserError(f"this notebook has no parameter {name!r}; it declares {', '.join(known)}")
+        _check_range(name, shell.user_ns.get(name))
+
+
+def _assigned(source: str) -> list[str]:
+    return [node.targets[0].id for node in ast.parse(source).body if isinstance(node, ast.Assign)]
 
 
 def parse(notebook: Path, given: list[str]) -> dict[str, Any]:
@@ -112,6 +161,10 @@ def reads(notebook: Path) -> set[str]:
 def configuration(notebook: Path, profile: profiles.Profile, parameters: dict[str, Any]) -> dict[str, Any]:
     """What the result depends on, as plain JSON: equal configurations give equal metrics."""
     full = chapter_parameters(notebook, profile) | check_parameters(notebook, parameters)
+    for name in {"train_on", "test_on"} & set(full):
+        if full[name] not in profile.corpus.methods:
+            raise UserError(f"{name} is {full[name]!r}, but the manipulations of params/{profile.name}.yaml are "
+                            f"{', '.join(profile.corpus.methods)}")
     settings, others = profile.settings, []
     if profile.test_corpora and any("workbench.across(" in source for source, _ in code_cells(notebook)):
         others = profile.test_corpora  # no other chapter must be repeated when one is added

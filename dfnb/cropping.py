@@ -73,18 +73,16 @@ def make_all(jobs: list[Job], workers: int | None) -> Iterator[tuple[int, Record
     if workers < 2:
         yield from ((at, make(job)) for at, job in enumerate(jobs))
         return
-    pool = machine.pool(workers)
     try:
-        waiting = {pool.submit(make, job): at for at, job in enumerate(jobs)}
-        for done in as_completed(waiting):
-            yield waiting[done], done.result()
+        with machine.pool(workers) as pool:
+            waiting = {pool.submit(make, job): at for at, job in enumerate(jobs)}
+            for done in as_completed(waiting):
+                yield waiting[done], done.result()
     except BrokenProcessPool as error:
         raise UserError(
             f"one of {workers} processes that crop faces was killed (out of memory, or started by a script "
             f"without `if __name__ == '__main__'`); finished videos are kept, run again"
         ) from error
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
 
 
 def make(job: Job) -> Record:

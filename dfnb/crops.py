@@ -157,7 +157,8 @@ def _check_first(done: list[tuple[Job, Record]], most_lost: float) -> None:
         job.record.unlink(missing_ok=True)
     raise UserError(
         f"{len(lost)} of the first {FIRST} videos of {lost[0][0].name[1]} are lost for a reason that lies in this machine "
-        f"or its limits rather than in the files: {lost[-1][1]}; free memory and processes, or set crops.limits in the profile"
+        f"or its limits rather than in the files: {lost[-1][1]}; free memory and processes, or set crops.limits in the "
+        "profile"
     )
 
 

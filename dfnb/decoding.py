@@ -7,10 +7,12 @@ pts and total, while the pixels lie in the file of the descriptor; or why the vi
 import contextlib
 import json
 import os
+import queue
 import resource
 import signal
 import stat
 import sys
+import threading
 from collections.abc import Iterator
 
 import av
@@ -28,18 +30,26 @@ _reformatter = VideoReformatter()  # one for all frames: each has threads of its
 
 
 def main() -> None:
-    """Answer until the one who asks is gone."""
+    """Answer until the one who asks is gone, and end in the middle of a video when that happens."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent
     pixels, answers = int(sys.argv[1]), os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # whatever else prints must not look like an answer
     _limit(resource.RLIMIT_CORE, 0)
+    lines = queue.SimpleQueue()
+    threading.Thread(target=_listen, args=(lines,), daemon=True).start()
     print("{}", file=answers, flush=True)
-    for line in sys.stdin:
-        request = json.loads(line)
+    while True:
+        request = json.loads(lines.get())
         limits = Limits(**request.pop("limits"))
         with _guarded(limits, request["threads"]):
             answer = answer_to(**request, limits=limits, pixels=pixels)
         print(json.dumps(answer), file=answers, flush=True)
+
+
+def _listen(lines: queue.SimpleQueue) -> None:
+    for line in sys.stdin:
+        lines.put(line)
+    os._exit(0)
 
 
 @contextlib.contextmanager

@@ -1,7 +1,6 @@
 """Where the runs of a sweep are done: processes of this machine, a Dask cluster, or any executor that is given."""
 
 import contextlib
-import multiprocessing
 import signal
 import threading
 from collections.abc import Callable, Iterator
@@ -55,21 +54,16 @@ def given(executor: Executor, workers: int | None) -> contextlib.AbstractContext
 @contextlib.contextmanager
 def pool(workers: int) -> Iterator[Engine]:
     """Processes of this machine; they end with this one, however it ends, and their kernels with them."""
-    others = set(multiprocessing.active_children())
+
     def renew(broken: Executor | None) -> None:
         if engine.executor is broken:  # all of its runs say that it broke: the first of them counts
-            engine.executor = machine.pool(workers)
+            engine.executor = machine.executor(workers)
 
     engine = Engine(None, lambda: workers, renew)
     renew(None)
-    try:
+    with machine.ending():
         yield engine
         engine.executor.shutdown()
-    except BaseException:
-        engine.executor.shutdown(wait=False, cancel_futures=True)
-        for child in set(multiprocessing.active_children()) - others:
-            child.kill()
-        raise
 
 
 @contextlib.contextmanager

@@ -7,6 +7,7 @@ import os
 import signal
 import sys
 import threading
+from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -85,10 +86,29 @@ def _read(path: Path) -> str:
     return ""
 
 
-def pool(workers: int) -> ProcessPoolExecutor:
+def executor(workers: int) -> ProcessPoolExecutor:
     """Fresh processes, of one thread each, that end with this one, however it ends."""
     context = multiprocessing.get_context("spawn")  # a fork of a process with threads, such as torch's, can hang
     return ProcessPoolExecutor(workers, context, initializer=_begin)
+
+
+@contextlib.contextmanager
+def pool(workers: int) -> Iterator[ProcessPoolExecutor]:
+    """An `executor` for a block; an exception, such as Ctrl-C, ends its processes at once, whatever they do."""
+    with executor(workers) as made, ending():  # killed before the executor waits for them
+        yield made
+
+
+@contextlib.contextmanager
+def ending() -> Iterator[None]:
+    """Kill the processes that were started in a block when it ends with an exception."""
+    others = set(multiprocessing.active_children())
+    try:
+        yield
+    except BaseException:
+        for child in set(multiprocessing.active_children()) - others:
+            child.kill()
+        raise
 
 
 def _begin() -> None:

@@ -6,7 +6,18 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
+from dfnb import UserError
+
+ROOT = Path(__file__).resolve().parent.parent  # the repository, where the package is not installed apart from it
+
+
+def of_clone(name: str) -> Path:
+    """A folder of the repository that does not come with an installed package; UserError where it is not there."""
+    if not (ROOT / name).is_dir():
+        raise UserError(f"there is no folder {name}/ in {ROOT}: this command needs a clone of the repository, whose "
+                        "notebooks and profiles do not come with the installed package; `git clone` it and call `make "
+                        "study` there. demo, corpus, evaluate, score and export work without one")
+    return ROOT / name
 
 
 def data() -> Path:
@@ -15,8 +26,9 @@ def data() -> Path:
 
 
 def cache() -> Path:
-    """Folder of crops and features (`DFNB_CACHE`, else `cache/` in the repository); safe to delete."""
-    return Path(os.environ.get("DFNB_CACHE") or ROOT / "cache").resolve()
+    """Folder of crops and features (`DFNB_CACHE`, else `cache/` in the repository, else the user's); safe to delete."""
+    own = ROOT / "cache" if (ROOT / "params").is_dir() else Path("~/.cache/dfnb").expanduser()
+    return Path(os.environ.get("DFNB_CACHE") or own).resolve()
 
 
 def runs() -> Path:

@@ -164,7 +164,7 @@ class Profile(Settings):
 
 def folder() -> Path:
     """Folder of the profiles (`DFNB_PARAMS`, else `params/` in the repository)."""
-    return Path(os.environ.get("DFNB_PARAMS") or paths.ROOT / "params")
+    return Path(os.environ.get("DFNB_PARAMS") or paths.of_clone("params"))
 
 
 def names() -> list[str]:

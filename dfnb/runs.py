@@ -98,6 +98,7 @@ def start(
     They decide the folder: the chapter's own when they equal the profile's, else one below sweep/. `data` is
     a fingerprint of what was read. A finished run of the same configuration stays valid until `save`.
     """
+    chapters.check_kernel()
     path = chapters.folder() / f"{notebook}.ipynb"
     if missing := sorted(set(chapters.declared(path)) - set(parameters) - {"profile"}):
         raise UserError(f"{notebook} declares {', '.join(missing)}, but does not pass it to runs.start")

@@ -281,9 +281,9 @@ def _without_paths(text: str) -> str:
 
 
 def _build(folder: Path) -> Path:
-    builder = "from jupyter_book.cli.main import main; main()"
+    builder = "from dfnb.kernels import die_with_parent as die; die(); from jupyter_book.cli.main import main; main()"
     command = [sys.executable, "-c", builder, "build", str(folder), "-W", "--keep-going"]
-    done = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"NO_COLOR": "1"})
+    done = subprocess.run(command, capture_output=True, text=True, cwd=paths.ROOT, env=os.environ | {"NO_COLOR": "1"})
     log, page = folder / "_build" / "build.log", folder / "_build" / "html" / "index.html"
     paths.atomic_write(log, done.stdout + done.stderr)
     if done.returncode or not page.is_file():

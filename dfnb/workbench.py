@@ -8,7 +8,21 @@ from functools import cached_property
 import numpy as np
 import pandas as pd
 
-from dfnb import UserError, arms, corpora, crops, domain, methods, metrics, paths, pointing, profiles, runs, splits
+from dfnb import (
+    UserError,
+    arms,
+    chapters,
+    corpora,
+    crops,
+    domain,
+    methods,
+    metrics,
+    paths,
+    pointing,
+    profiles,
+    runs,
+    splits,
+)
 from dfnb import clip as clips
 from dfnb.methods import METHODS, Detector
 
@@ -113,7 +127,11 @@ class Bench:
 
 
 def open(profile: str, *, progress: bool = True) -> Bench:
-    """Open a profile: make the demo corpus when it is missing, index the videos, crop the faces."""
+    """Open a profile: make the demo corpus when it is missing, index the videos, crop the faces.
+
+    UserError for parameters that the notebook does not have, before any of this.
+    """
+    chapters.check_kernel()
     settings = profiles.load(profile)
     videos = index(settings, progress=progress)
     return Bench(settings, videos, _crops(videos, settings, progress))

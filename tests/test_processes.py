@@ -1,0 +1,181 @@
+"""No command leaves a process behind, whichever signal ends it; a bad parameter ends it before anything is made."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+import uuid
+from pathlib import Path
+
+import pytest
+import yaml
+
+from dfnb import chapters, cli, kernels, paths, splits, study
+
+SCRIPT = """# %% tags=["parameters"]
+profile = "tiny"  # a profile
+seconds = 60  # that it takes
+seed = 0  # of nothing
+
+# %%
+import os, time
+from dfnb import machine, profiles, runs
+run = runs.start("01_tiny", profiles.load(profile), dict(seconds=seconds, seed=seed))
+if seconds:
+    pool = machine.executor(2)
+    [pool.submit(time.sleep, seconds) for _ in range(2)]
+    time.sleep(seconds)
+
+# %%
+run.save({"seed": seed})
+"""
+PROFILE = {"corpus": {"root": "demo"}, "demo": {"seed": 1, "identities": 4, "frames": 2},
+           "crops": {"frames": 2, "size": 64}, "notebooks": {"01_tiny": {}},
+           "sweeps": {"seeds": {"notebook": "01_tiny", "cells": [{"seed": 1}, {"seed": 2}]}}}
+ALONE = {"evaluate", "export", "pair", "status"}  # commands that compute in their own process
+
+
+@pytest.fixture
+def home(tmp_path, monkeypatch):
+    """Folders of a study of one notebook, which starts two processes and takes a minute."""
+    for name in ("DATA", "CACHE", "RUNS", "NOTEBOOKS", "PARAMS"):
+        monkeypatch.setenv(f"DFNB_{name}", str(tmp_path / name.lower()))
+    monkeypatch.delenv("DFNB_RUN", raising=False)
+    for name in ("params", "notebooks"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "notebooks" / "01_tiny.py").write_text(SCRIPT)
+    study.pair()
+    (tmp_path / "params" / "tiny.yaml").write_text(yaml.safe_dump(PROFILE))
+    return tmp_path
+
+
+def many(corpus: Path, folder: Path) -> Path:
+    """A corpus of 600 videos, so that reading their headers takes a while."""
+    shutil.copytree(corpus, folder)
+    videos = folder / "original_sequences" / "youtube" / "c23" / "videos"
+    for at in range(6, 600):
+        os.link(videos / "000.mp4", videos / f"{at:03d}.mp4")
+    return folder
+
+
+def done(home: Path) -> None:
+    """The study's chapter, run quickly, so that there is a book to build."""
+    profile = PROFILE | {"notebooks": {"01_tiny": {"seconds": 0}}, "sweeps": {}}
+    (home / "params" / "tiny.yaml").write_text(yaml.safe_dump(profile))
+    study.run("tiny", ["01"])
+
+
+# command -> its arguments, from (home, corpus, run of a detector), and how many processes there are when it is at work
+COMMANDS = {
+    "demo": (lambda home, corpus, run: [home / "world", "--identities", "40", "--frames", "100", "--workers", "2"], 3),
+    "study": (lambda home, corpus, run: ["-P", "tiny"], 4),
+    "run": (lambda home, corpus, run: ["01", "-P", "tiny"], 4),
+    "sweep": (lambda home, corpus, run: ["-P", "tiny", "--workers", "2", "--threads", "1"], 9),
+    "book": (lambda home, corpus, run: done(home) or ["-P", "tiny"], 2),
+    "corpus": (lambda home, corpus, run: [many(corpus, home / "many"), "--deep"], 2),
+    "score": (lambda home, corpus, run: [corpus, "--run", run, "--workers", "2", "--out", home / "scores"], 4),
+}
+
+
+def test_every_command_is_held_to_it():
+    commands = {command.name or command.callback.__name__ for command in cli.app.registered_commands}
+    assert commands == set(COMMANDS) | ALONE
+
+
+def marked(mark: str) -> dict[int, str]:
+    """The processes whose environment has the mark, and what they do."""
+    found = {}
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            if mark.encode() in (folder / "environ").read_bytes():
+                found[int(folder.name)] = (folder / "cmdline").read_text().replace("\0", " ")[:200]
+        except OSError:
+            pass  # ended meanwhile, or not ours
+    return found
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not kernels.LINUX, reason="looks into /proc; that a process dies with its parent is Linux's")
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGINT", "SIGKILL"])
+@pytest.mark.parametrize("command", COMMANDS)
+def test_no_process_outlives_a_command(command, name, home, corpus, finished):
+    mark = f"DFNB_TEST_MARK={uuid.uuid4().hex}"
+    arguments, count = COMMANDS[command]
+    line = [sys.executable, "-m", "dfnb.cli", command, *map(str, arguments(home, corpus, finished[0]))]
+    process = subprocess.Popen(
+        line, cwd=paths.ROOT, env=os.environ | dict([mark.split("=")]), stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        start_new_session=True, preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler))
+    try:
+        end = time.monotonic() + 60
+        while len(marked(mark)) < count:
+            assert process.poll() is None, process.stdout.read().decode()[-2000:]
+            assert time.monotonic() < end, marked(mark)
+            time.sleep(0.01)
+        time.sleep(0.2)
+        process.send_signal(signal.Signals[name])
+        if name == "SIGINT" and command in ("study", "sweep"):  # the first lets what is running end
+            time.sleep(1)
+            process.send_signal(signal.SIGINT)
+        process.wait(30)
+        end = time.monotonic() + 15
+        while (left := marked(mark)) and time.monotonic() < end:
+            time.sleep(0.05)
+        assert not left
+    finally:
+        for pid in marked(mark):
+            os.kill(pid, signal.SIGKILL)
+        process.wait()
+        process.stdout.close()
+
+
+# ------------------------------------------------------------------- parameters
+NOTEBOOKS = sorted((paths.ROOT / "notebooks").glob("*.ipynb"))
+
+
+@pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda path: path.stem)
+def test_every_number_of_a_notebook_has_a_range_that_holds_its_default(notebook):
+    for name, (default, kind, _) in chapters.declared(notebook).items():
+        assert kind not in (int, float) or name in chapters.RANGES, name
+        chapters.check_parameters(notebook, {name: default})
+
+
+def test_the_choices_are_those_that_there_are():
+    from dfnb.methods import probe
+
+    assert set(chapters.CHOICES["regime"]) == set(splits.REGIMES)
+    assert set(chapters.CHOICES["features"]) == set(probe.KINDS)
+
+
+@pytest.mark.parametrize("given, sentence", [
+    (["rank", "-1"], "rank must be at least 1, got -1"), (["alpha=0"], "alpha must be more than 0, got 0"),
+    (["dropout", "1"], "dropout must be at least 0 and less than 1, got 1.0"),
+    (["fraction=0"], "fraction must be more than 0 and at most 1, got 0.0"),
+    (["batch=0"], "batch must be at least 1, got 0"),
+    (["regime=studdy"], "regime must be one of study, frame, "),
+    (["test_on=FaceSwop"], "test_on is 'FaceSwop', but the manipulations of params/smoke.yaml are FaceSwap, "),
+    (["repeets", "1"], "03_lora_training has no parameter 'repeets'; it declares profile (str), ")])
+def test_a_bad_parameter_is_refused_before_a_corpus_is_made(given, sentence, tmp_path, monkeypatch, capsys):
+    for name in ("DATA", "CACHE", "RUNS"):
+        monkeypatch.setenv(f"DFNB_{name}", str(tmp_path / name.lower()))
+    assert cli.main(["run", "03", "-P", "smoke", "-p", *given]) == 2
+    assert sentence in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stem, given, sentence", [
+    ("02_baseline_probe", {"repeets": 1}, "this notebook has no parameter 'repeets'; it declares profile, split_seed, "),
+    ("03_lora_training", {"rank": -1}, "rank must be at least 1, got -1"),
+    ("08_summary", {"lavel": 0.9}, "no parameter 'lavel'; it declares profile, level, draws, correlation")])
+def test_plain_papermill_with_a_bad_parameter_ends_at_once(stem, given, sentence, tmp_path, monkeypatch):
+    import papermill
+
+    for name in ("DATA", "CACHE", "RUNS"):
+        monkeypatch.setenv(f"DFNB_{name}", str(tmp_path / name.lower()))
+    given = given | {"profile": "smoke"}
+    with pytest.raises(papermill.PapermillExecutionError, match=sentence):
+        papermill.execute_notebook(f"{paths.ROOT}/notebooks/{stem}.ipynb", tmp_path / "out.ipynb", given, cwd=paths.ROOT,
+                                   kernel_name="python3", progress_bar=False)
+    assert not (tmp_path / "data").exists()
