@@ -9,7 +9,7 @@ BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 PROFILE ?= demo
 
-.PHONY: help study test torture dials bench lab book pair lint constraints clean
+.PHONY: help study test torture dials gpu bench lab book pair lint constraints clean
 help:            ## this list
 	@grep -E '^[a-z]+: .*##' Makefile | sed -E 's/:.*## /\t/'
 
@@ -27,6 +27,9 @@ test: $(READY)   ## unit tests, the smoke profile through papermill, nbval, the 
 
 torture: $(READY) ## runs killed at every write and at random moments, 2,000 broken videos, 1,000 ids to the book (half an hour)
 	$(BIN)/python -m pytest -m torture
+
+gpu: $(READY)    ## what a GPU must do, on a machine that has one (the other tests hide it)
+	$(BIN)/python -m pytest -m gpu
 
 dials: $(READY)  ## one dial of the demo world at a time, into book/dials.md (half an hour)
 	$(BIN)/python -m dfnb.dials

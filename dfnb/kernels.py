@@ -66,6 +66,8 @@ def options(notebook: Path, folder: Path, *, threads: int | None, cores: int | N
         socket_name = f"@dfnb-{uuid.uuid4().hex}" if LINUX else f"/tmp/dfnb-{uuid.uuid4().hex}"
         usual = str(machine.look().cores)  # libraries ask for the cores of the machine, whatever its container allows
         shared = ENVIRONMENT | {name: str(threads or os.environ.get(name) or usual) for name in machine.THREADS}
+        if cores:  # beside other runs: a thread that waits leaves its core to theirs
+            shared |= {"OMP_WAIT_POLICY": "PASSIVE"}
         environment = shared | ({"DFNB_CORES": str(cores)} if cores else {}) | {
             "DFNB_RUN": str(folder), "DFNB_RUNS": str(paths.runs()), "DFNB_NOTEBOOKS": str(notebook.parent),
             "IPYTHONDIR": own}

@@ -21,6 +21,7 @@ from dfnb.chapters import check_parameters, declared
 
 __all__ = ["book", "check_parameters", "declared", "differs", "execute", "find", "pair", "run", "status"]
 
+START = 600  # seconds until a kernel must answer; imports take long on a machine that is busy
 KERNELSPEC = {"display_name": "Python 3", "language": "python", "name": "python3"}
 
 Say = Callable[[str], None]
@@ -177,7 +178,7 @@ def _papermill(
             papermill.execute_notebook(
                 str(notebook), output, changed, kernel_name="python3", cwd=str(paths.ROOT), stdout_file=log,
                 stderr_file=log, progress_bar=show and sys.stderr.isatty(), autosave_cell_every=0,
-                timeout_func=left or None, **options)
+                start_timeout=START, timeout_func=left or None, **options)
         except Exception as error:
             log.write(ledger.COLOUR.sub("", "\n".join(getattr(error, "traceback", [repr(error)]))))
             raise

@@ -15,7 +15,7 @@ from collections import defaultdict
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-OWN = re.compile(r"dfnb|pip|setuptools|wheel|triton|(nvidia|cuda)-.*")  # ours, the installer's, CUDA's
+OWN = re.compile(r"dfnb|pip|triton|(nvidia|cuda)-.*")  # ours, the installer, CUDA's
 
 
 def resolve(python: str, kept: str | None) -> dict[str, str]:
