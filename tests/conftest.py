@@ -6,16 +6,15 @@ from pathlib import Path
 if "PYTEST_XDIST_WORKER" in os.environ:  # the workers share the cores; to be said before torch is imported
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+import numpy as np
+import pandas as pd
+import pytest
+
 
 def pytest_configure(config):
     """Tests are of the CPU in float32, on every machine; `-m gpu` alone sees the GPU."""
     if config.option.markexpr != "gpu":
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
-
-
-import numpy as np
-import pandas as pd
-import pytest
 
 
 @pytest.fixture(scope="session")

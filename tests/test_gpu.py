@@ -48,7 +48,8 @@ def test_pieces_are_halved_under_a_real_limit_of_memory(fast):
     try:
         pieces = Pieces(64)
         with pytest.warns(UserWarning, match="do not fit into the GPU's memory"):
-            found = [len(rows) for rows, _ in pieces.of(np.arange(64), lambda rows: torch.empty(len(rows), 2**23, device="cuda"))]
+            made = pieces.of(np.arange(64), lambda rows: torch.empty(len(rows), 2**23, device="cuda"))
+            found = [len(rows) for rows, _ in made]
         assert sum(found) == 64 and max(found) < 64 == 64 // max(found) * max(found)
     finally:
         torch.cuda.set_per_process_memory_fraction(1.0)

@@ -20,8 +20,8 @@ def site(tmp_path_factory):
     for name in ("pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(paths.ROOT / name, source)
     shutil.copytree(paths.ROOT / "dfnb", source / "dfnb", ignore=shutil.ignore_patterns("__pycache__"))
-    command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-index", "--no-build-isolation", "-w", made,
-               source]
+    options = ["--quiet", "--no-deps", "--no-index", "--no-build-isolation", "-w", made]
+    command = [sys.executable, "-m", "pip", "wheel", *options, source]
     subprocess.run(command, check=True)
     [wheel] = made.glob("dfnb-*.whl")
     zipfile.ZipFile(wheel).extractall(made / "site")
