@@ -48,7 +48,7 @@ class Machine:
 def look(cgroup: Path = CGROUP) -> Machine:
     """The machine as this process may use it: its affinity, the limits of its control groups (`cgroup`, the root of
     their file system), and `DFNB_CORES` where that says fewer cores."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cores = processors()
     memory, tasks = _physical(), sys.maxsize
     for group in _groups(cgroup):
         quota, _, period = _read(group / "cpu.max").partition(" ")
@@ -58,6 +58,11 @@ def look(cgroup: Path = CGROUP) -> Machine:
         tasks = min(tasks, _number(group / "pids.max"))
     said = os.environ.get("DFNB_CORES", "")
     return Machine(max(1, min(cores, int(said) if said.isdigit() else cores)), memory, tasks)
+
+
+def processors() -> int:
+    """The processors that this process may run on, whatever share of their time it gets."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _physical() -> int:

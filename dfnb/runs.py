@@ -213,7 +213,7 @@ def commit() -> str:
 
 def device() -> str:
     """The GPU when torch is loaded and sees one, else the CPU and how much of it torch uses."""
-    torch, cores = sys.modules.get("torch"), machine.look().cores
+    torch, cores = sys.modules.get("torch"), machine.processors()
     if torch is not None and torch.cuda.is_available():
         return torch.cuda.get_device_name()
     used = torch.get_num_threads() if torch is not None else cores

@@ -70,7 +70,7 @@ def test_mistakes_of_the_demo_are_sentences_too(tmp_path, capsys):
 
 @pytest.mark.parametrize(("given", "parameters"), [
     (["-p", "rank", "16", "-p", "alpha", "32"], {"rank": 16, "alpha": 32.0}),
-    (["-p", "rank=16", "-p", "alpha", "-1.5"], {"rank": 16, "alpha": -1.5}),
+    (["-p", "rank=16", "-p", "alpha", "1.5"], {"rank": 16, "alpha": 1.5}),
     (["-p", "note", "a=b", "-p", "fast", "False"], {"note": "a=b", "fast": False}),
     ([], {}),
 ])
