@@ -16,11 +16,11 @@ from dfnb import UserError, paths, profiles
 
 NAME = re.compile(r"\d\d_[a-z0-9_]+")
 KINDS = {int: "an integer", float: "a number", str: "a text", bool: "true or false"}
-AT_LEAST_0, AT_LEAST_1 = ("at least 0", lambda value: value >= 0), ("at least 1", lambda value: value >= 1)
 CHOICES = {
     "regime": ("study", "frame", "video", "target", "pair", "identity", "official", "official-strict"),
     "features": ("projected", "pooled"),
 }
+AT_LEAST_0, AT_LEAST_1 = ("at least 0", lambda value: value >= 0), ("at least 1", lambda value: value >= 1)
 POSITIVE = ("more than 0", lambda value: value > 0)
 RANGES = {  # of every number that a notebook declares: in words, and as a test
     **dict.fromkeys(["split_seed", "seed", "control_seed", "shown", "blocks", "steps", "planted", "looked", "most_calls"],
@@ -105,7 +105,7 @@ def _check_range(name: str, value: Any, origin: str = "") -> None:
 
 
 def check_kernel() -> None:
-    """In a notebook: refuse names that plain papermill injected and the parameters cell does not declare, and numbers
+    """In a notebook: refuse names that plain papermill injected and the parameters cell does not declare, and values
     out of their range, before anything is computed. UserError with the names that there are."""
     ipython = sys.modules.get("IPython")
     shell = ipython and ipython.get_ipython()
@@ -114,6 +114,8 @@ def check_kernel() -> None:
     if not injected:
         return
     known, given = (_assigned(source) for source in cells[injected - 1 : injected + 1])
+    if "profile" not in known:  # another order of cells, by hand: every parameters cell declares the profile
+        return
     for name in given:
         if name not in known:
             raise UserError(f"this notebook has no parameter {name!r}; it declares {', '.join(known)}")
@@ -121,7 +123,10 @@ def check_kernel() -> None:
 
 
 def _assigned(source: str) -> list[str]:
-    return [node.targets[0].id for node in ast.parse(source).body if isinstance(node, ast.Assign)]
+    """Names that a cell of plain assignments sets; of any other cell, such as one with a magic, none."""
+    with contextlib.suppress(SyntaxError, AttributeError):
+        return [node.targets[0].id for node in ast.parse(source).body if isinstance(node, ast.Assign)]
+    return []
 
 
 def parse(notebook: Path, given: list[str]) -> dict[str, Any]:

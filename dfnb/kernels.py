@@ -64,8 +64,7 @@ def options(notebook: Path, folder: Path, *, threads: int | None, cores: int | N
 
     with tempfile.TemporaryDirectory(prefix=".kernel-", dir=folder, ignore_cleanup_errors=True) as own:
         socket_name = f"@dfnb-{uuid.uuid4().hex}" if LINUX else f"/tmp/dfnb-{uuid.uuid4().hex}"
-        usual = str(machine.look().cores)  # libraries ask for the cores of the machine, whatever its container allows
-        shared = ENVIRONMENT | {name: str(threads or os.environ.get(name) or usual) for name in machine.THREADS}
+        shared = ENVIRONMENT | _bounds(threads)
         if cores:  # beside other runs: a thread that waits leaves its core to theirs
             shared |= {"OMP_WAIT_POLICY": "PASSIVE"}
         environment = shared | ({"DFNB_CORES": str(cores)} if cores else {}) | {
@@ -77,6 +76,17 @@ def options(notebook: Path, folder: Path, *, threads: int | None, cores: int | N
         manager = type("Kernel", (AsyncKernelManager,), {"kernel_spec": spec})
         config = Config(KernelManager={"transport": "ipc", "ip": socket_name, "connection_file": f"{own}/kernel.json"})
         yield {"kernel_manager_class": manager, "config": config, "shutdown_kernel": "immediate"}
+
+
+def _bounds(threads: int | None) -> dict[str, str]:
+    """The environment that bounds a kernel's threads: what is asked for, else what a container or `DFNB_CORES` allows,
+    since libraries ask for the processors alone."""
+    allowed = machine.look().cores
+    if threads:
+        return dict.fromkeys(machine.THREADS, str(threads))
+    if allowed == machine.processors():
+        return {}
+    return {name: os.environ.get(name, str(allowed)) for name in machine.THREADS}
 
 
 def can_fork() -> bool:

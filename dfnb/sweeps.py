@@ -86,14 +86,14 @@ def _do(settings: profiles.Profile, cells: list[Cell], say: Say, *, workers: int
         return
     if not (scheduler or executor):
         each = TINY if settings.clip == "tiny" else LARGE
-        workers, threads = executors.shares(workers, threads, total(settings), each=each)
+        workers, threads = executors.shares(workers, threads, _total(settings), each=each)
     options = {"threads": threads, "forked": not (scheduler or executor)}  # a process of the pool does one at a time
     with _engine(workers, scheduler, executor) as engine:
         _Batch(settings.name, engine, options, say, deque(wanted), len(wanted), retry_failed,
                first_alone=not _has_crops(settings)).run()
 
 
-def total(settings: profiles.Profile) -> int:
+def _total(settings: profiles.Profile) -> int:
     """All runs of a profile, of its chapters and of its sweeps."""
     return len(list(chapters.folder().glob("*.ipynb"))) + len(expand(settings))
 

@@ -126,7 +126,7 @@ def test_searched_is_a_level_of_the_pyramid_that_begins_at_twice_the_picture(hei
 
     [(found, score)] = faces.find(np.zeros((height, 2 * height, 3), np.uint8), detect)
     assert found == pytest.approx((80, 100, 280, 300)) and score == 0.7
-    assert [len(each) for each in [np.empty(size) for size in sizes]] == [rows]
+    assert [height for height, _ in sizes] == [rows]
     assert math.log(2 * height / rows, 1.2) == pytest.approx(round(math.log(2 * height / rows, 1.2)), abs=0.01)
 
 

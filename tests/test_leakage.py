@@ -127,6 +127,6 @@ def test_a_planted_cue_is_found_where_frames_are_split_and_not_where_identities_
     found = leakage.gaps(leakage.collect(trials), "NeuralTextures", reference="cue off", draws=200)
     leaky, strict = (found[(found.arm == "cue on") & (found.model == name)].iloc[0] for name in trials)
     assert leaky.gap_low > 0 and leaky.AUC > 0.8
-    assert strict.gap < leaky.gap / 2  # four tested people a split: no gap is expected, and some is met by chance
+    assert strict.gap_low < 0 < strict.gap_high or abs(strict.gap) < 0.1
     words = leakage.finds(found).splitlines()
     assert len(words) == 2 and "frame (leaky" in words[0] and ": raised, +0." in words[0]

@@ -9,7 +9,7 @@ from concurrent.futures import Future
 import numpy as np
 import pytest
 
-from dfnb import UserError, cropping, crops, executors, faces, machine, paths, video
+from dfnb import UserError, cropping, crops, executors, faces, kernels, machine, paths, video
 from dfnb.demo import corpus as demo
 from dfnb.machine import Machine
 
@@ -86,6 +86,18 @@ def test_a_gpu_has_one_run_at_a_time(monkeypatch):
     assert executors.shares(1, 2, 27, each=GB, host=host) == (1, 2)
     with pytest.raises(UserError, match="one run at a time has the GPU to itself, 4 workers would share its memory"):
         executors.shares(4, 1, 27, each=GB, host=host)
+
+
+def test_threads_of_a_kernel_are_what_is_asked_for_or_what_a_container_allows(monkeypatch):
+    monkeypatch.setattr(machine, "processors", lambda: 64)
+    for name in machine.THREADS:
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(machine, "look", lambda: Machine(64, 64 * GB))
+    assert kernels._bounds(None) == {} and set(kernels._bounds(8).values()) == {"8"}
+    monkeypatch.setattr(machine, "look", lambda: Machine(4, 64 * GB))
+    assert set(kernels._bounds(None).values()) == {"4"} and set(kernels._bounds(8).values()) == {"8"}
+    monkeypatch.setenv("OMP_NUM_THREADS", "2")
+    assert kernels._bounds(None)["OMP_NUM_THREADS"] == "2"
 
 
 class Noted:

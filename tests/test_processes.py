@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from dfnb import chapters, cli, kernels, paths, splits, study
+from dfnb import UserError, chapters, cli, kernels, paths, splits, study
 
 SCRIPT = """# %% tags=["parameters"]
 profile = "tiny"  # a profile
@@ -179,3 +179,16 @@ def test_plain_papermill_with_a_bad_parameter_ends_at_once(stem, given, sentence
         papermill.execute_notebook(f"{paths.ROOT}/notebooks/{stem}.ipynb", tmp_path / "out.ipynb", given, cwd=paths.ROOT,
                                    kernel_name="python3", progress_bar=False)
     assert not (tmp_path / "data").exists()
+
+
+def test_cells_that_are_run_in_another_order_by_hand_are_not_judged(monkeypatch):
+    from types import SimpleNamespace
+
+    ran = {"In": ["", "%time 1", "# Parameters\nrepeats = 1"]}
+    monkeypatch.setitem(sys.modules, "IPython", SimpleNamespace(get_ipython=lambda: SimpleNamespace(user_ns=ran)))
+    chapters.check_kernel()
+    ran["In"][1] = "profile = 'demo'\nrepeats = 5"
+    chapters.check_kernel()
+    ran["In"][1] = "profile = 'demo'\nrepeets = 5"
+    with pytest.raises(UserError, match="no parameter 'repeats'; it declares profile, repeets"):
+        chapters.check_kernel()
