@@ -1,5 +1,6 @@
 """The README says what the tracked chapters say."""
 
+import base64
 import re
 
 import nbformat
@@ -48,3 +49,11 @@ def test_its_ten_lines_are_those_of_an_exported_detector():
     shown = re.search(r"```python\n(.*?)```", README, re.S)[1].strip()
     card = {"method": "lora", "threshold": float(re.search(r">= ([\d.]+) else", shown)[1])}
     assert shown == exporting.snippet(card, {"pretrained_model_name_or_path": "clip"}).strip()
+
+
+def test_its_figure_is_that_of_chapter_8():
+    notebook = nbformat.read(paths.ROOT / "book" / "chapters" / "08_summary.ipynb", as_version=4)
+    shown = [output.data["image/png"] for cell in notebook.cells if "level, one line a split" in cell.source
+             for output in cell.outputs if "image/png" in output.get("data", {})]
+    tracked = (paths.ROOT / "book" / "_static" / "splits.png").read_bytes()
+    assert [base64.b64decode(picture) for picture in shown] == [tracked]
