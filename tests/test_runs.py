@@ -3,6 +3,7 @@
 import errno
 import html
 import json
+import platform
 import re
 import string
 import subprocess
