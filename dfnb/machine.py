@@ -41,7 +41,7 @@ class Machine:
         """The wanted number of workers, by default `room`; UserError where there is no memory for so many."""
         if wanted and wanted > 1 and wanted * each > self.budget:
             raise UserError(f"{wanted} workers may take {wanted * each / 1e9:.1f} GB together, more than the "
-                            f"{self.budget / 1e9:.1f} GB that this machine has for them; at most {self.room(each)} fit")
+                            f"{self.budget / 1e9:.1f} GB that this machine has for them; {max(1, self.budget // each)} fit")
         return wanted or self.room(each)
 
 

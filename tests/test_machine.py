@@ -70,8 +70,10 @@ def test_workers_and_threads_that_are_asked_for_are_taken(monkeypatch):
     assert executors.shares(20, None, 27, each=GB, host=host) == (20, 1)
     assert executors.shares(2, 5, 27, each=GB, host=host) == (2, 5)
     assert executors.shares(None, None, 3, each=GB, host=host) == (3, 4)  # a profile of three runs
-    with pytest.raises(UserError, match=r"20 workers may take 80.0 GB .* than the 48.0 GB .* at most 12 fit"):
+    with pytest.raises(UserError, match=r"20 workers may take 80.0 GB .* than the 48.0 GB .*; 12 fit"):
         executors.shares(20, None, 27, each=4 * GB, host=host)
+    with pytest.raises(UserError, match=r"40 workers may take 80.0 GB .*; 24 fit"):  # whatever the cores are
+        Machine(2, 64 * GB).workers(40, 2 * GB)
 
 
 def test_processes_that_a_container_may_not_start_are_not_planned():
