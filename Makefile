@@ -32,10 +32,10 @@ gpu: $(READY)    ## what a GPU must do, on a machine that has one (the other tes
 	$(BIN)/python -m pytest -m gpu
 
 dials: $(READY)  ## one dial of the demo world at a time, into book/dials.md (half an hour)
-	$(BIN)/python -m dfnb.dials
+	$(BIN)/python -m tools.demo_sensitivity
 
 bench: $(READY)  ## speed against the plain recipes, into book/performance.md (ten minutes, a quiet machine)
-	$(BIN)/python -m bench
+	$(BIN)/python -m tools.bench
 
 lab: $(READY)    ## the notebooks in JupyterLab
 	$(BIN)/jupyter lab notebooks

@@ -42,14 +42,13 @@ def study(
     threads: Annotated[int | None, typer.Option(min=1, help=THREADS)] = None,
 ) -> None:
     """Run the chapters that are not done, each after the sweeps and chapters that it reads, and build the book."""
-    from dfnb import study as room
-    from dfnb import sweeps
+    from dfnb.runs import study, sweep
 
     def before(chapters: list[str]) -> list[str]:
-        return sweeps.together(profile, chapters, force=force, workers=workers, threads=threads, progress=typer.echo)
+        return sweep.together(profile, chapters, force=force, workers=workers, threads=threads, progress=typer.echo)
 
     cores = workers and workers * (threads or 1)
-    page = room.run(profile, only, force, progress=typer.echo, before=before, threads=threads, cores=cores)
+    page = study.run(profile, only, force, progress=typer.echo, before=before, threads=threads, cores=cores)
     if page:
         typer.echo(f"the book is built: {page}")
 
@@ -62,12 +61,12 @@ def run(
     force: Annotated[bool, typer.Option("--force", help="Repeat it when it is done.")] = False,
 ) -> None:
     """Run one notebook with parameters of its own; prints the folder of the run."""
-    from dfnb import chapters, profiles
-    from dfnb import study as room
+    from dfnb import config
+    from dfnb.runs import notebooks, study
+    from dfnb.runs.parameters import parse
 
-    path, settings = room.find(notebook), profiles.load(profile)
-    parameters = chapters.parse(path, given or [])
-    typer.echo(room.execute(path, settings, parameters, force=force, progress=typer.echo))
+    path, settings = notebooks.find(notebook), config.load(profile)
+    typer.echo(study.execute(path, settings, parse(path, given or []), force=force, progress=typer.echo))
 
 
 @app.command()
@@ -81,31 +80,30 @@ def sweep(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would run, and why.")] = False,
 ) -> None:
     """Run what is not done of a profile's sweeps: many runs of one notebook, resumable."""
-    from dfnb import sweeps as room
+    from dfnb.runs import grid, sweep
 
     if dry_run:
-        rows = room.table(profile, only)
+        rows = grid.table(profile, only)
         for row in rows:
-            typer.echo(_line(row, room.fate(row["state"], retry_failed)))
-        typer.echo(room.counts(rows))
+            typer.echo(_line(row, grid.fate(row["state"], retry_failed)))
+        typer.echo(grid.counts(rows))
         return
     where = {"workers": workers, "threads": threads, "scheduler": scheduler}
-    rows = room.run(profile, only, **where, retry_failed=retry_failed, progress=typer.echo)
-    typer.echo(room.counts(rows))
-    room.check_done(rows)
+    rows = sweep.run(profile, only, **where, retry_failed=retry_failed, progress=typer.echo)
+    typer.echo(grid.counts(rows))
+    sweep.check_done(rows)
 
 
 @app.command()
 def status(profile: ProfileName = "demo") -> None:
     """Show which chapters and sweeps are missing, running, interrupted, failed, stale or done, and why."""
-    from dfnb import study as room
-    from dfnb import sweeps
+    from dfnb.runs import grid, study
 
-    for row in room.status(profile):
+    for row in study.status(profile):
         seconds = row["seconds"] and f"{row['seconds']} s"
         typer.echo(f"{row['notebook']:<24}{row['state']:<13}{seconds:>8}  {row['why']}".rstrip())
-    for name, rows in sweeps.by_name(profile).items():
-        typer.echo(f"sweep {name:<18}{sweeps.counts(rows)}")
+    for name, rows in grid.by_name(profile).items():
+        typer.echo(f"sweep {name:<18}{grid.counts(rows)}")
         for row in rows:
             if row["state"] not in ("done", "missing"):
                 typer.echo("  " + _line(row))
@@ -119,9 +117,9 @@ def _line(row: dict, fate: str = "") -> str:
 @app.command()
 def book(profile: ProfileName = "demo") -> None:
     """Build the book of a profile whose chapters are all done."""
-    from dfnb import study as room
+    from dfnb.runs import book, study
 
-    typer.echo(room.book(profile))
+    typer.echo(book.build(profile, study.status(profile)))
 
 
 @app.command()
@@ -133,7 +131,7 @@ def corpus(
     deep: Annotated[bool, typer.Option("--deep", help="Read the header of every video, count frames.")] = False,
 ) -> None:
     """Say what is in a corpus, what is missing, and which splits it can take."""
-    from dfnb import inventory
+    from dfnb.data import inventory
 
     typer.echo(inventory.text(inventory.take(root, layout, compression=compression, lists=lists, deep=deep)))
 
@@ -148,10 +146,10 @@ def evaluate(
     logits: Annotated[bool, typer.Option("--logits", help="The scores are logits.")] = False,
 ) -> None:
     """Evaluate scores that any detector wrote: metrics with intervals, and a paired comparison."""
-    from dfnb import evaluate as room
+    from dfnb.evaluation import report
 
-    found = room.evaluate(scores, out, other=other, score=score, label=label, logits=logits)
-    typer.echo(room.summary(found))
+    found = report.evaluate(scores, out, other=other, score=score, label=label, logits=logits)
+    typer.echo(report.summary(found))
 
 
 @app.command()
@@ -162,15 +160,15 @@ def score(
     workers: Annotated[int | None, typer.Option(min=1, help="Processes that look for faces.")] = None,
 ) -> None:
     """Score videos of your own; exit code 1 when one of them could not be scored."""
-    from dfnb import scoring as room
+    from dfnb.predict import videos as predict
 
-    files = room.find(videos)
-    detector = room.load(run)
-    verdicts = room.score(detector, files, workers=workers)
-    room.write(verdicts, detector.card, out)
+    files = predict.find(videos)
+    detector = predict.load(run)
+    verdicts = predict.score(detector, files, workers=workers)
+    predict.write(verdicts, detector.card, out)
     for verdict in verdicts:
         typer.echo(f"{verdict.path}: " + "\n    ".join(verdict.sentences()))
-    typer.echo(f"{room.caveat(detector.card)}\ntables and pictures: {out}")
+    typer.echo(f"{predict.caveat(detector.card)}\ntables and pictures: {out}")
     if any(verdict.reason for verdict in verdicts):
         raise typer.Exit(1)
 
@@ -181,17 +179,17 @@ def export(
     run: Annotated[Path, typer.Option(help="Folder of a finished run that saved its detector.")],
 ) -> None:
     """Write a run's detector with a model card: it loads with transformers, peft and safetensors alone."""
-    from dfnb import exporting as room
+    from dfnb.predict.export import export as export_detector
 
-    typer.echo(room.export(run, dest))
+    typer.echo(export_detector(run, dest))
 
 
 @app.command()
 def pair() -> None:
     """Make the .ipynb of every changed script in notebooks/ anew, without outputs."""
-    from dfnb import study as room
+    from dfnb.runs import notebooks
 
-    typer.echo("\n".join(room.pair()) or "all pairs are equal")
+    typer.echo("\n".join(notebooks.pair()) or "all pairs are equal")
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -19,7 +19,10 @@
 import matplotlib.pyplot as plt
 from IPython.display import Markdown, display
 
-from dfnb import plots, runs, splits, workbench
+from dfnb import experiment
+from dfnb.data import splits
+from dfnb.evaluation import plots
+from dfnb.runs.run import start
 
 # %% tags=["parameters"]
 profile = "demo"  # name of a file in params/
@@ -31,9 +34,9 @@ shown = 8  # identities in the picture; 0 shows no face
 
 # %%
 plots.style()
-bench = workbench.open(profile)
+bench = experiment.open(profile)
 parts = bench.parts(regime, seed=split_seed, train_method=train_on, test_methods=[test_on])
-run = runs.start("01_data_split", bench.profile, dict(
+run = start("01_data_split", bench.profile, dict(
     split_seed=split_seed, train_on=train_on, test_on=test_on, regime=regime, shown=shown))
 display(Markdown(f"{run.stamp()} Split: {splits.mark(regime)}."))
 

@@ -20,7 +20,10 @@ import matplotlib.pyplot as plt
 import pandas as pd
 from IPython.display import Markdown, display
 
-from dfnb import metrics, plots, runs, splits, tables, workbench
+from dfnb import experiment
+from dfnb.data import splits
+from dfnb.evaluation import metrics, plots, tables
+from dfnb.runs.run import start
 
 # %% tags=["parameters"]
 profile = "demo"  # name of a file in params/
@@ -35,8 +38,8 @@ control_seed = 0  # seed of the untrained tower that serves as the control
 
 # %%
 plots.style()
-bench = workbench.open(profile)
-run = runs.start("02_baseline_probe", bench.profile, dict(
+bench = experiment.open(profile)
+run = start("02_baseline_probe", bench.profile, dict(
     split_seed=split_seed, repeats=repeats, train_on=train_on, test_on=test_on, also_test=also_test, regime=regime,
     features=features, control_seed=control_seed))
 towers = {"probe, untrained tower": bench.clip.untrained(control_seed), "linear probe": bench.clip}

@@ -21,7 +21,10 @@ import matplotlib.pyplot as plt
 import pandas as pd
 from IPython.display import Markdown, display
 
-from dfnb import metrics, plots, runs, splits, tables, workbench
+from dfnb import experiment
+from dfnb.data import splits
+from dfnb.evaluation import metrics, plots, tables
+from dfnb.runs.run import start
 
 # %% tags=["parameters"]
 profile = "demo"  # name of a file in params/
@@ -43,10 +46,10 @@ steps = 0  # gradient steps, spread over the epochs; 0 lets the training part de
 
 # %%
 plots.style()
-bench = workbench.open(profile)
+bench = experiment.open(profile)
 options = dict(rank=rank, alpha=alpha, dropout=dropout, blocks=blocks,
                learning_rate=learning_rate, batch=batch, epochs=epochs, steps=steps)
-run = runs.start("03_lora_training", bench.profile, options | dict(
+run = start("03_lora_training", bench.profile, options | dict(
     split_seed=split_seed, repeats=repeats, train_on=train_on, test_on=test_on, also_test=also_test,
     regime=regime, fraction=fraction))
 display(Markdown(f"{run.stamp()} Split: {splits.mark(regime)}."))

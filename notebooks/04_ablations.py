@@ -22,7 +22,10 @@ import matplotlib.pyplot as plt
 import pandas as pd
 from IPython.display import Markdown, display
 
-from dfnb import ablations, plots, profiles, runs, sweep_plots
+from dfnb import config
+from dfnb.evaluation import ablations, plots, sweep_plots
+from dfnb.runs import results
+from dfnb.runs.run import start
 
 # %% tags=["parameters"]
 profile = "demo"  # name of a file in params/
@@ -31,7 +34,7 @@ draws = 500  # random halves of the test groups in the estimate of the optimism
 
 # %%
 plots.style()
-run = runs.start("04_ablations", profiles.load(profile), dict(level=level, draws=draws))
+run = start("04_ablations", config.load(profile), dict(level=level, draws=draws))
 display(Markdown(run.stamp()))
 
 # %% [markdown]
@@ -41,7 +44,7 @@ display(Markdown(run.stamp()))
 # or failed stays a gap, and the reason is told.
 
 # %%
-table = ablations.read(profile, level)
+table = results.of_sweeps(profile, level)
 sweeps = {name: ablations.of(table, name) for name in ablations.ROLES}
 grid, around, epochs_held, steps_held = sweeps.values()
 gaps = table[table.state != "done"]
@@ -58,7 +61,7 @@ display(told if len(told) else Markdown(f"Nothing: all {len(table)} runs of the 
 # The setting around which all of them turn is not chapter 3's: where a run has to be cheap, fewer blocks are adapted at a larger learning rate. The two differ in:
 
 # %%
-base = ablations.base(profile)
+base = results.base(profile)
 base[base["chapter 3"] != base["sweeps"]]
 
 # %% [markdown]
@@ -102,7 +105,7 @@ for part in ablations.PARTS:
 
 # %%
 pick = ablations.chosen(grid)
-luck = ablations.optimism(profile, grid, draws=draws)
+luck = results.optimism(profile, grid, draws=draws)
 display(Markdown(ablations.verdict(grid, pick, luck)))
 
 # %% [markdown]

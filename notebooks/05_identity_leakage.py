@@ -23,7 +23,10 @@ import matplotlib.pyplot as plt
 import pandas as pd
 from IPython.display import Markdown, display
 
-from dfnb import arms, controls, leakage, plots, runs, splits, stats, workbench
+from dfnb import experiment
+from dfnb.data import leak_splits, negative_controls, splits
+from dfnb.evaluation import intervals, leakage, plots
+from dfnb.runs.run import start
 
 # %% tags=["parameters"]
 profile = "demo"  # name of a file in params/
@@ -50,12 +53,12 @@ draws = 2000  # bootstrap draws
 
 # %%
 plots.style()
-bench = workbench.open(profile)
+bench = experiment.open(profile)
 shape = dict(rank=rank, alpha=alpha, dropout=dropout, blocks=blocks)
 fitting = dict(epochs=epochs, batch=batch)
 lora, full = shape | fitting | dict(learning_rate=lora_rate), fitting | dict(learning_rate=full_rate)
 interval = dict(level=level, draws=draws)
-run = runs.start("05_identity_leakage", bench.profile, shape | fitting | interval | dict(
+run = start("05_identity_leakage", bench.profile, shape | fitting | interval | dict(
     seed=seed, folds=folds, pairs=pairs, validation_pairs=validation_pairs, frames=frames, train_on=train_on, test_on=test_on,
     lora_rate=lora_rate, full_rate=full_rate, planted=planted, planted_people=planted_people,
     planted_seeds=planted_seeds))
@@ -71,10 +74,10 @@ display(Markdown(run.stamp()))
 
 # %%
 pool = bench.paired(2 * pairs + validation_pairs, [train_on, test_on])
-designs = {fold: arms.design(pool.crops.frames, train_method=train_on, test_methods=[test_on], pairs=pairs,
+designs = {fold: leak_splits.design(pool.crops.frames, train_method=train_on, test_methods=[test_on], pairs=pairs,
                              validation=validation_pairs, per_video=frames, fold=fold, seed=seed) for fold in range(folds)}
 sizes = pd.concat(designs[0], names=["arm"]).reset_index("arm")
-sizes.groupby(["part", "method", "arm"], sort=False).video.agg(["nunique", "size"]).unstack("arm").swaplevel(axis=1)[list(arms.ARMS)]
+sizes.groupby(["part", "method", "arm"], sort=False).video.agg(["nunique", "size"]).unstack("arm").swaplevel(axis=1)[list(leak_splits.ARMS)]
 
 # %% [markdown]
 # The audit of the first fold: which share of the test videos was seen in training, with which label. Only the arm `frame` shows a video with its own label.
@@ -129,7 +132,7 @@ leakage.side_by_side(gaps).round(3)
 
 # %%
 figure, axes = plt.subplots(1, 2, figsize=(12, 4), sharey=True)
-for ax, (fakes, rows) in zip(axes, gaps[gaps.arm != arms.REFERENCE].groupby("fakes", sort=False), strict=True):
+for ax, (fakes, rows) in zip(axes, gaps[gaps.arm != leak_splits.REFERENCE].groupby("fakes", sort=False), strict=True):
     rows = rows.assign(low=rows.gap_low, high=rows.gap_high).set_index(rows.model + ", " + rows.arm.map(splits.mark))
     plots.intervals(rows, ax, value="gap", reference=0)
     for place, values in enumerate(reversed(rows.by_split.tolist())):
@@ -169,9 +172,9 @@ leakage.lowered(gaps, shifts).round(3)
 # other frame of their real videos.
 
 # %%
-tested = designs[0][arms.REFERENCE].query("part == 'test'").merge(pool.videos, on=splits.KEY).group.unique()
+tested = designs[0][leak_splits.REFERENCE].query("part == 'test'").merge(pool.videos, on=splits.KEY).group.unique()
 people = pool.crops.frames.group.isin(tested) & pool.crops.frames.method.isin(["real", train_on])
-named = pd.concat({model: leakage.naming(fitted[model][arms.REFERENCE, 0].detector, pool.crops.select(people), **interval)
+named = pd.concat({model: leakage.naming(fitted[model][leak_splits.REFERENCE, 0].detector, pool.crops.select(people), **interval)
                    for model in methods}, names=["model"]).reset_index("model")
 named.set_index(["question", "model"]).loc[named.question.unique()].round(3)
 
@@ -182,10 +185,10 @@ named.set_index(["question", "model"]).loc[named.question.unique()].round(3)
 # recognised with its swapped label.
 
 # %%
-mixed = {fold: replace(pool, crops=controls.shuffled(pool.crops, design[arms.REFERENCE], seed=seed + fold))
+mixed = {fold: replace(pool, crops=negative_controls.shuffled(pool.crops, design[leak_splits.REFERENCE], seed=seed + fold))
          for fold, design in designs.items()}
-blank = {f"{model}, shuffled labels": {(arms.REFERENCE, fold): mixed[fold].trial(
-    methods[model][0], designs[fold][arms.REFERENCE], seed=seed + fold, model=bench.clip, **methods[model][1])
+blank = {f"{model}, shuffled labels": {(leak_splits.REFERENCE, fold): mixed[fold].trial(
+    methods[model][0], designs[fold][leak_splits.REFERENCE], seed=seed + fold, model=bench.clip, **methods[model][1])
     for fold in designs} for model in ("linear probe", "LoRA")}
 
 # %% [markdown]
@@ -194,7 +197,7 @@ blank = {f"{model}, shuffled labels": {(arms.REFERENCE, fold): mixed[fold].trial
 # %%
 used = pd.concat(parts for design in designs.values() for parts in design.values()).drop(columns="part").drop_duplicates()
 part = pool.crops.frames.merge(used, how="left", indicator=True)._merge.eq("both").to_numpy()
-faceless = replace(pool, crops=controls.background(pool.crops.select(part), bench.profile.crops.margin))
+faceless = replace(pool, crops=negative_controls.background(pool.crops.select(part), bench.profile.crops.margin))
 blank["linear probe, background only"] = leakage.trials(faceless, designs, "probe", seed=seed, model=bench.clip)
 
 # %% [markdown]
@@ -202,11 +205,11 @@ blank["linear probe, background only"] = leakage.trials(faceless, designs, "prob
 
 # %%
 checks = [leakage.gaps(leakage.collect({name: kept}), fakes, **interval) for name, kept in blank.items() for fakes in (train_on, test_on)]
-missing = controls.missing(pool.crops.all_frames)
+missing = negative_controls.missing(pool.crops.all_frames)
 for fakes in (train_on, test_on):
     rows = missing[missing.method.isin(["real", fakes])]
-    found = stats.interval(rows.label, rows.score, rows.group, **interval)._asdict() | dict(model="lost frames only", fakes=fakes)
-    checks.append(pd.DataFrame([found]).rename(columns={"value": "AUC"}).assign(arm=arms.REFERENCE))
+    found = intervals.interval(rows.label, rows.score, rows.group, **interval)._asdict() | dict(model="lost frames only", fakes=fakes)
+    checks.append(pd.DataFrame([found]).rename(columns={"value": "AUC"}).assign(arm=leak_splits.REFERENCE))
 checks = pd.concat(checks)[["model", "arm", "fakes", "AUC", "low", "high"]]
 checks = checks.assign(holds_half=checks.low.le(0.5) & checks.high.ge(0.5), arm=checks.arm.map(splits.mark))
 checks.set_index(["model", "arm", "fakes"]).round(3)
@@ -218,7 +221,7 @@ checks.set_index(["model", "arm", "fakes"]).round(3)
 
 # %%
 with run.timed("planted leak"):
-    worlds = workbench.planted(bench.profile, planted, identities=planted_people, frames=2 * frames)
+    worlds = experiment.planted(bench.profile, planted, identities=planted_people, frames=2 * frames)
     cue = leakage.planted(worlds, ("frame", "video", "identity"), seeds=range(seed, seed + planted_seeds), model=bench.clip)
 rise = leakage.gaps(leakage.collect(cue), "NeuralTextures", reference="cue off", **interval)
 rise.set_index(["model", "arm"])[["AUC", "low", "high", "gap", "gap_low", "gap_high"]].round(3)

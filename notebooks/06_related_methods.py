@@ -25,7 +25,11 @@ import numpy as np
 import pandas as pd
 from IPython.display import Markdown, display
 
-from dfnb import controls, plots, pointing, related, relevance, reported, runs, workbench
+from dfnb import experiment
+from dfnb.data import negative_controls
+from dfnb.evaluation import method_comparison, plots, pointing_game, published
+from dfnb.models import saliency
+from dfnb.runs.run import start
 
 # %% tags=["parameters"]
 profile = "demo"  # name of a file in params/
@@ -58,13 +62,13 @@ draws = 1000  # bootstrap draws
 
 # %%
 plots.style()
-bench = workbench.open(profile)
-bench = replace(bench, crops=related.thinned(bench.crops, frames))
+bench = experiment.open(profile)
+bench = replace(bench, crops=method_comparison.thinned(bench.crops, frames))
 unseen = [test_on, *(kind for kind in also_on.split() if kind in set(bench.videos.method))]
 lora = dict(rank=rank, alpha=alpha, dropout=dropout, blocks=blocks, learning_rate=learning_rate)
 asked, interval = dict(endpoint=endpoint, model=model, most_calls=most_calls), dict(level=level, draws=draws)
 rates = dict(layernorm_rate=layernorm_rate, components_rate=components_rate)
-run = runs.start("06_related_methods", bench.profile, lora | rates | asked | interval | dict(
+run = start("06_related_methods", bench.profile, lora | rates | asked | interval | dict(
     seed=seed, train_on=train_on, test_on=test_on, also_on=also_on, frames=frames, epochs=epochs, batch=batch, pairs=pairs,
     few_draws=few_draws, few_steps=few_steps, few_frames=few_frames, few_batch=few_batch, robust_frames=robust_frames, looked=looked))
 display(Markdown(run.stamp()))
@@ -76,7 +80,7 @@ display(Markdown(run.stamp()))
 # videos and one manipulation. The second one also tests that manipulation, on people never met: what is not learnt there was not learnt at all.
 
 # %%
-parts = related.both_splits(bench, train_on, unseen, seed)
+parts = method_comparison.both_splits(bench, train_on, unseen, seed)
 sizes = pd.concat(parts, names=["split"]).groupby(["split", "part", "method"], sort=False).size()
 sizes.unstack("method", fill_value=0)
 
@@ -91,9 +95,9 @@ sizes.unstack("method", fill_value=0)
 # Trivial answers stand in the same table. This cell trains everything.
 
 # %%
-models = related.models(lora=lora, fitting=dict(epochs=epochs, batch=batch), frames=frames, **rates, **asked)
+models = method_comparison.models(lora=lora, fitting=dict(epochs=epochs, batch=batch), frames=frames, **rates, **asked)
 with run.timed("training and scoring"):
-    trials = related.trials(bench, parts, models, seed=seed)
+    trials = method_comparison.trials(bench, parts, models, seed=seed)
 
 # %% [markdown]
 # ## Result
@@ -102,7 +106,7 @@ with run.timed("training and scoring"):
 # threshold from validation.
 
 # %%
-measured = related.table(trials, [train_on, *unseen], **interval)
+measured = method_comparison.table(trials, [train_on, *unseen], **interval)
 main = measured.query("split == 'study' and fakes == @test_on").set_index("model").reindex(list(models))
 main.insert(0, "trains", [row.trains for row in models.values()])
 shown = ["trains", "trained", "frame_AUC", "frame_low", "frame_high", "video_AUC", "video_low", "video_high", "EER", "balanced"]
@@ -112,7 +116,7 @@ main[shown].astype({"trained": "Int64"}).round(3)
 # What it costs on this machine: seconds for training and scoring (cached activations are shared), and milliseconds to score one crop with nothing cached.
 
 # %% tags=["nbval-ignore-output"]
-cost = related.costs(trials, "study", bench.view(parts["study"], "test"))
+cost = method_comparison.costs(trials, "study", bench.view(parts["study"], "test"))
 cost.round(2)
 
 # %% [markdown]
@@ -146,13 +150,13 @@ plt.show()
 # In words:
 
 # %%
-display(Markdown(related.says(measured)))
+display(Markdown(method_comparison.says(measured)))
 
 # %% [markdown]
 # Each model minus LoRA on the same videos, with the interval of the difference from draws of whole identity groups.
 
 # %%
-gaps = related.differences(trials, [train_on, *unseen], **interval)
+gaps = method_comparison.differences(trials, [train_on, *unseen], **interval)
 columns = ["difference", "low", "high", "p_permutation", "detectable"]
 gaps[gaps.fakes.isin([train_on, test_on])].set_index(["split", "fakes", "model"])[columns].round(3)
 
@@ -163,14 +167,14 @@ gaps[gaps.fakes.isin([train_on, test_on])].set_index(["split", "fakes", "model"]
 # gave it. With shuffled labels nothing can be learnt, so the interval should hold one half.
 
 # %%
-words = {name: related.swapped(models[name], pair)
+words = {name: method_comparison.swapped(models[name], pair)
          for name, pair in (("zero-shot", ("real", "manipulated")), ("prompt tuning", ("real", "fake")))}
-mixed = replace(bench, crops=controls.shuffled(bench.crops, parts["identity"], seed=seed))
+mixed = replace(bench, crops=negative_controls.shuffled(bench.crops, parts["identity"], seed=seed))
 blank = {name: models[name] for name in ("linear probe", "LN-tuning", "prompt tuning")}
 checks = {("words swapped", name): bench.trial(one.method, parts["study"], seed=seed, **one.options) for name, one in words.items()}
 checks |= {("labels shuffled", name): mixed.trial(one.method, parts["identity"], seed=seed, model=bench.clip, **one.options)
            for name, one in blank.items()}
-control = related.table(checks, [train_on, *unseen], **interval).rename(columns={"split": "control"})
+control = method_comparison.table(checks, [train_on, *unseen], **interval).rename(columns={"split": "control"})
 control.set_index(["control", "fakes", "model"])[["frame_AUC", "video_AUC", "video_low", "video_high"]].round(3)
 
 # %% [markdown]
@@ -182,9 +186,9 @@ control.set_index(["control", "fakes", "model"])[["frame_AUC", "video_AUC", "vid
 # %%
 few = {name: replace(models[name], options={**models[name].options, "steps": few_steps, "batch": few_batch})
        for name in ("LoRA", "LN-tuning")}
-thin = replace(bench, crops=related.thinned(bench.crops, few_frames))
+thin = replace(bench, crops=method_comparison.thinned(bench.crops, few_frames))
 with run.timed("few pairs"):
-    curves = related.few_shot(thin, parts["study"], {"linear probe": models["linear probe"], **few}, test_on,
+    curves = method_comparison.few_shot(thin, parts["study"], {"linear probe": models["linear probe"], **few}, test_on,
                               pairs=[int(count) for count in pairs.split()], draws=few_draws, seed=seed)
 figure, ax = plt.subplots(figsize=(6, 3.4))
 plots.few_shot(curves, ax)
@@ -203,7 +207,7 @@ curves.groupby(["model", "pairs"], sort=False).frame_AUC.agg(["mean", "min", "ma
 # **Reported**, not measured here, each under its own protocol, on real data and larger towers. Where the column AUC is empty, we noted no number.
 
 # %%
-reported.related().set_index(["model", "paper"]).fillna("")
+published.related().set_index(["model", "paper"]).fillna("")
 
 # %% [markdown]
 # ### Robustness
@@ -214,7 +218,7 @@ reported.related().set_index(["model", "paper"]).fillna("")
 test = bench.view(parts["study"], "test", ["real", test_on])
 trio = {name: trials["study", name].detector for name in ("linear probe", "LoRA", "LN-tuning")}
 with run.timed("robustness"):
-    strained = related.robustness(trio, related.thinned(test, robust_frames), seed=seed)
+    strained = method_comparison.robustness(trio, method_comparison.thinned(test, robust_frames), seed=seed)
 figure, axes = plt.subplots(1, strained.kind.nunique(), figsize=(15, 2.9), sharey=True)
 plots.strengths(strained, axes)
 figure.tight_layout()
@@ -240,9 +244,9 @@ if bench.profile.demo and looked:
     fakes = bench.view(parts["identity"], "test", [train_on, *unseen])
     place = fakes.frames.groupby("method").video.transform(lambda names: pd.factorize(names)[0])
     fakes = fakes.select((place < looked).to_numpy())
-    masks, maps = workbench.masks(bench, fakes), {name: relevance.maps(detector, fakes) for name, detector in eyes.items()}
-    game = pd.concat({name: pointing.game(fakes, found, masks) for name, found in maps.items()}, names=["model"]).droplevel(1)
-    sanity = related.head_matters(eyes, fakes, maps, seed)
+    masks, maps = experiment.masks(bench, fakes), {name: saliency.maps(detector, fakes) for name, detector in eyes.items()}
+    game = pd.concat({name: pointing_game.game(fakes, found, masks) for name, found in maps.items()}, names=["model"]).droplevel(1)
+    sanity = method_comparison.head_matters(eyes, fakes, maps, seed)
     some = np.flatnonzero(~fakes.frames.duplicated(["method"]).to_numpy())
     plots.looks(fakes.images(some), masks[some], {name: found[some] for name, found in maps.items()})
     plt.show()

@@ -23,7 +23,11 @@ import matplotlib.pyplot as plt
 import pandas as pd
 from IPython.display import Markdown, display
 
-from dfnb import domain, plots, runs, scoring, workbench
+from dfnb import experiment
+from dfnb.evaluation import plots, training_domain
+from dfnb.predict import videos
+from dfnb.runs import results
+from dfnb.runs.run import start
 
 # %% tags=["parameters"]
 profile = "demo"  # name of a file in params/
@@ -33,9 +37,9 @@ interactive = False  # in JupyterLab: choose or upload a video, look at it frame
 
 # %%
 plots.style()
-bench = workbench.open(profile)
-run = runs.start("07_your_own_video", bench.profile, dict(video=video, shown=shown, interactive=interactive))
-trained = runs.result(profile, "03_lora_training")
+bench = experiment.open(profile)
+run = start("07_your_own_video", bench.profile, dict(video=video, shown=shown, interactive=interactive))
+trained = results.result(profile, "03_lora_training")
 display(Markdown(run.stamp()))
 
 # %% [markdown]
@@ -44,11 +48,11 @@ display(Markdown(run.stamp()))
 # One video file. Without one of your own, it is a fake of the test part: the detector has neither trained on it nor chosen anything by it.
 
 # %%
-detector = scoring.load(trained.folder)
+detector = videos.load(trained.folder)
 tested = trained.scores.query("part == 'test' and split == @detector.card['split'] and label == 1")
-first = tested.merge(bench.videos[[*workbench.KEY, "path"]], on=workbench.KEY).path.iloc[0]
+first = tested.merge(bench.videos[[*experiment.KEY, "path"]], on=experiment.KEY).path.iloc[0]
 file = Path(video).expanduser() if video else Path(first)
-display(Markdown(f"The video: `{file.name}`. {scoring.caveat(detector.card)}"))
+display(Markdown(f"The video: `{file.name}`. {videos.caveat(detector.card)}"))
 
 # %% [markdown]
 # ## Method
@@ -63,7 +67,7 @@ display(Markdown(f"The video: `{file.name}`. {scoring.caveat(detector.card)}"))
 # al., NeurIPS 2018), told as the share of validation videos that lie as far.
 
 # %%
-verdict = scoring.score(detector, [file])[0]
+verdict = videos.score(detector, [file])[0]
 
 # %% [markdown]
 # ## Result
@@ -73,7 +77,7 @@ verdict = scoring.score(detector, [file])[0]
 # %%
 display(Markdown("\n".join(f"- {sentence}" for sentence in verdict.sentences())))
 if not verdict.reason:
-    scoring.picture(verdict, detector.card, shown)
+    videos.picture(verdict, detector.card, shown)
     plt.show()
 
 # %% [markdown]
@@ -81,7 +85,7 @@ if not verdict.reason:
 
 # %%
 beside = pd.DataFrame(detector.card["domain"]["ranges"], index=["training, lowest", "training, highest"]).T
-beside.insert(0, "this video", pd.Series({name: verdict.traits.get(name) for name in domain.RANGES}, dtype=float))
+beside.insert(0, "this video", pd.Series({name: verdict.traits.get(name) for name in training_domain.RANGES}, dtype=float))
 display(beside.rename(index={"side": "short side, pixels", "face": "face, pixels", "bits": "bits per pixel"}).round(3))
 if not verdict.reason:
     display(Markdown(f"Of the validation videos, {verdict.traits['farther']:.0%} lie at least as far from the training faces as this one."))
@@ -91,9 +95,9 @@ if not verdict.reason:
 
 # %%
 if interactive:
-    from dfnb import panel
+    from dfnb.predict import widget
 
-    display(panel.build(detector, verdict))
+    display(widget.build(detector, verdict))
 
 # %% [markdown]
 # ## Limits

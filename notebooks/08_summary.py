@@ -21,7 +21,10 @@ import matplotlib.pyplot as plt
 import pandas as pd
 from IPython.display import Markdown, display
 
-from dfnb import metrics, plots, power, profiles, reported, runs, tables, workbench
+from dfnb import config, experiment
+from dfnb.evaluation import metrics, plots, power, published, tables
+from dfnb.runs import results
+from dfnb.runs.run import start
 
 # %% tags=["parameters"]
 profile = "demo"  # name of a file in params/
@@ -31,9 +34,9 @@ correlation = 0.7  # assumed correlation of two cells' scores within a class
 
 # %%
 plots.style()
-run = runs.start("08_summary", profiles.load(profile), dict(
+run = start("08_summary", config.load(profile), dict(
     level=level, draws=draws, correlation=correlation))
-results = [runs.result(profile, name) for name in ("02_baseline_probe", "03_lora_training")]
+results = [results.result(profile, name) for name in ("02_baseline_probe", "03_lora_training")]
 display(Markdown(run.stamp()))
 
 # %% [markdown]
@@ -68,7 +71,7 @@ tables.over_splits(per_split)
 # another CLIP; only their pattern may be compared.
 
 # %%
-reported.models().set_index(["level", "model"]).drop(columns="source")
+published.models().set_index(["level", "model"]).drop(columns="source")
 
 # %% [markdown]
 # The run time of one training and its scoring, on this machine; it is the only thing here that changes from run to run.
@@ -124,7 +127,7 @@ display(Markdown(f"LoRA is ahead on {ahead} of {len(paired)} splits. The interva
 # the unit, the threshold from the validation part at home.
 
 # %%
-elsewhere = workbench.across(run.profile, dict(zip(["linear probe", "LoRA"], results, strict=True)), split)
+elsewhere = experiment.across(run.profile, dict(zip(["linear probe", "LoRA"], results, strict=True)), split)
 display(tables.across(elsewhere, scores).round(3) if len(elsewhere) else Markdown("The profile names no other corpus."))
 
 # %% [markdown]
@@ -134,7 +137,7 @@ display(tables.across(elsewhere, scores).round(3) if len(elsewhere) else Markdow
 # them, and an interval for each reported AUC. Nothing in this table was measured by this project.
 
 # %%
-decoded = reported.decoded(level).set_index("row")
+decoded = published.decoded(level).set_index("row")
 decoded.round(3)
 
 # %% [markdown]
@@ -144,16 +147,16 @@ decoded.round(3)
 constant = decoded.loc["constant_answer_fake"]
 rows = decoded.drop(index="constant_answer_fake")
 lora = rows.drop(index="linear_probe")
-gain = power.expected_optimism(reported.GRID_CELLS, lora.AUC.median(), reported.TEST_VIDEOS["negatives"],
-                               reported.TEST_VIDEOS["positives"], correlation=correlation)
+gain = power.expected_optimism(published.GRID_CELLS, lora.AUC.median(), published.TEST_VIDEOS["negatives"],
+                               published.TEST_VIDEOS["positives"], correlation=correlation)
 display(Markdown(f"""
 - {int((rows.ACC <= constant.ACC).sum())} of {len(rows)} reported rows have no higher accuracy than the constant
   answer "fake", and {int((rows.F1 <= constant.F1).sum())} no higher F1. These two measures cannot rank them.
-- The row with the best AUC calls {rows.loc["best", "FP"]} of {reported.TEST_VIDEOS["negatives"]} real videos fake
+- The row with the best AUC calls {rows.loc["best", "FP"]} of {published.TEST_VIDEOS["negatives"]} real videos fake
   (balanced accuracy {rows.loc["best", "balanced"]:.3f}); the highest accuracy among the LoRA rows is that of
   {lora.ACC.idxmax()}.
 - {int((lora.high >= lora.AUC.max()).sum())} of the {len(lora)} LoRA rows have an interval that reaches the best AUC.
-- Choosing the best of {reported.GRID_CELLS} equally good cells on so small a test part adds {gain["optimism"]:.3f} to
+- Choosing the best of {published.GRID_CELLS} equally good cells on so small a test part adds {gain["optimism"]:.3f} to
   its AUC on average, if the scores of two cells correlate by {correlation} within a class (an assumption).
 """))
 

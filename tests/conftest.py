@@ -55,16 +55,16 @@ def clip_folder(tmp_path_factory):
 @pytest.fixture
 def clip(clip_folder, tmp_path, monkeypatch):
     """That checkpoint loaded on the CPU, with a cache of its own."""
-    import dfnb.clip
+    import dfnb.models.clip
 
     monkeypatch.setenv("DFNB_CACHE", str(tmp_path / "cache"))
-    return dfnb.clip.load(str(clip_folder), device="cpu")
+    return dfnb.models.clip.load(str(clip_folder), device="cpu")
 
 
 @pytest.fixture
 def cued():
     """Training, validation and test crops (96, 32, 32) of noise in which a fake has a faint grid."""
-    from dfnb.crops import CropView
+    from dfnb.data.crops import CropView
 
     generator = np.random.default_rng(0)
     labels = generator.permutation(np.arange(160) % 2)
@@ -83,7 +83,7 @@ def finished(corpus, clip_folder, tmp_path_factory):
     """A LoRA detector of the corpus as a run leaves it, (folder, trial): detector, scores.parquet, no notebook."""
     import yaml
 
-    from dfnb import workbench
+    from dfnb import experiment
 
     home = tmp_path_factory.mktemp("finished")
     settings = {"corpus": {"root": str(corpus)}, "crops": {"frames": 4, "size": 64}, "clip": str(clip_folder)}
@@ -91,7 +91,7 @@ def finished(corpus, clip_folder, tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("DFNB_PARAMS", str(home))
         patch.setenv("DFNB_CACHE", str(home / "cache"))
-        bench = workbench.open("mine", progress=False)
+        bench = experiment.open("mine", progress=False)
         trial = bench.trial("lora", bench.parts("identity", seed=0), seed=0, rank=2, epochs=2, batch=8)
     trial.detector.save(home / "run")
     trial.scores.assign(model="LoRA").to_parquet(home / "run" / "scores.parquet")

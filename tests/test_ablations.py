@@ -6,6 +6,8 @@ import re
 
 import matplotlib
 
+from dfnb.runs import notebooks, results
+
 matplotlib.use("Agg")
 
 import matplotlib.pyplot as plt
@@ -14,7 +16,10 @@ import pandas as pd
 import pytest
 import yaml
 
-from dfnb import ablations, cli, reported, study, sweep_plots, sweeps
+from dfnb import cli
+from dfnb.evaluation import ablations, published, sweep_plots
+from dfnb.runs import study
+from dfnb.runs import sweep as sweeps
 
 GRID = list(itertools.product([8, 16, 32], [16, 32, 64], [0.0, 0.05, 0.1]))
 
@@ -24,7 +29,7 @@ def runs(settings, **columns) -> pd.DataFrame:
     table = pd.DataFrame(settings, columns=["rank", "alpha", "dropout"]).assign(
         state="done", why="", split_seed=0, blocks=1, fraction=1.0, steps=0, steps_taken=240)
     table = table.assign(trainable=table["rank"] * 768 + 193, validation_loss=0.5, EER=0.4, F1=0.9, ACC=0.8)
-    return table.assign(**{name: 0.5 for name in ablations.MEASURED if name not in table}).assign(**columns)
+    return table.assign(**{name: 0.5 for name in results.MEASURED if name not in table}).assign(**columns)
 
 
 # ------------------------------------------------------------------- the linear model
@@ -70,7 +75,7 @@ def test_what_the_runs_cannot_tell_is_nan_with_the_reason(settings, reason):
 
 
 def test_no_run_at_all_is_no_error():
-    empty = runs(GRID, state="missing", why="never run", **dict.fromkeys(ablations.MEASURED, np.nan))
+    empty = runs(GRID, state="missing", why="never run", **dict.fromkeys(results.MEASURED, np.nan))
     assert ablations.main_effects(empty, "test").effect.isna().all()
     assert ablations.chosen(empty) is None
     assert "nothing can be chosen" in ablations.verdict(empty, None, {})
@@ -106,10 +111,10 @@ def test_eight_rows_by_the_rules_of_the_study():
 
 
 def test_the_rules_agree_with_the_reported_rows():
-    table = reported.grid()
+    table = published.grid()
     table = runs(table[["rank", "alpha", "dropout"]].to_numpy().tolist(), test=table.AUC.to_numpy())
     found = ablations.representative(table).set_index("row").test
-    shown = reported.grid().set_index("row").AUC
+    shown = published.grid().set_index("row").AUC
     for row in ("best", "dropout_0", "dropout_0.1", "fewest_parameters", "most_parameters", "lowest_AUC"):
         assert found[row] == shown[row], row
 
@@ -131,7 +136,7 @@ def test_the_sentence_says_what_was_held_and_how_many_steps_were_taken():
 # ------------------------------------------------------------------- pictures
 def test_a_heat_map_names_every_cell_and_every_gap():
     table = runs(GRID, test=np.linspace(0.6, 0.9, 27), test_low=0.4, test_high=0.95)
-    table.loc[4, ["state", *ablations.MEASURED]] = ["failed", *[np.nan] * len(ablations.MEASURED)]
+    table.loc[4, ["state", *results.MEASURED]] = ["failed", *[np.nan] * len(ablations.MEASURED)]
     figure = sweep_plots.heat_maps(table)
     maps = [ax for ax in figure.axes if ax.get_title()]
     assert [ax.get_title() for ax in maps[3:]] == ["test, dropout 0", "test, dropout 0.05", "test, dropout 0.1"]
@@ -162,8 +167,10 @@ rank = 2  # a number
 # %%
 import os
 import numpy as np, pandas as pd
-from dfnb import UserError, profiles, runs, tables
-run = runs.start("03_tiny", profiles.load(profile), dict(split_seed=split_seed, repeats=repeats, rank=rank))
+from dfnb import UserError, config
+from dfnb.evaluation import tables
+from dfnb.runs.run import start
+run = start("03_tiny", config.load(profile), dict(split_seed=split_seed, repeats=repeats, rank=rank))
 if rank == 5 and not os.path.exists("HOME/go"):
     raise UserError("rank must not be 5 yet")
 labels = np.arange(12) % 2
@@ -178,10 +185,12 @@ READ = '''# %% tags=["parameters"]
 profile = "tiny"  # a profile
 
 # %%
-from dfnb import ablations, profiles, runs
-run = runs.start("04_tiny", profiles.load(profile), {})
-table = ablations.read(profile)
-luck = ablations.optimism(profile, table, draws=20)
+from dfnb import config
+from dfnb.runs import results
+from dfnb.runs.run import start
+run = start("04_tiny", config.load(profile), {})
+table = results.of_sweeps(profile)
+luck = results.optimism(profile, table, draws=20)
 run.save({"states": table.state.tolist(), "why": table.why.tolist(), "test": table.test.tolist(),
           "trainable": table.trainable.tolist(), "best": luck.get("best")})
 '''
@@ -196,7 +205,7 @@ def home(tmp_path, monkeypatch):
     for name, text in (("03_tiny", TRAIN), ("04_tiny", READ)):
         (tmp_path / "notebooks").mkdir(exist_ok=True)
         (tmp_path / "notebooks" / f"{name}.py").write_text(text.replace("HOME", str(tmp_path)))
-    study.pair()
+    notebooks.pair()
     sweep = {"notebook": "03_tiny", "chapter": "04_tiny", "grid": {"rank": [4, 5, 6]}, "retries": 0}
     (tmp_path / "params").mkdir()
     (tmp_path / "params" / "tiny.yaml").write_text(yaml.safe_dump({

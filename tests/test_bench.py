@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from bench import measure, page, parts, plain
+from tools.bench import measure, page, parts, plain
 
 OPTIONS = {"rank": 2, "alpha": 4, "dropout": 0.0, "blocks": 1, "learning_rate": 1e-3, "batch": 16, "epochs": 2}
 
@@ -43,7 +43,7 @@ def test_both_recipes_take_the_same_steps_on_the_same_tower(clip, cued):
 
 
 def test_the_plain_tower_starts_at_the_adapted_one(clip, cued):
-    from dfnb.methods.lora import Classifier
+    from dfnb.detectors.lora import Classifier
 
     shape = {name: OPTIONS[name] for name in ("rank", "alpha", "dropout", "blocks")}
     theirs, ours = plain.Tower(clip, torch.ones(2), **shape).eval(), Classifier(clip, **shape).eval()

@@ -9,9 +9,10 @@ import torch
 import transformers
 from safetensors.torch import load_file, save_file
 
-import dfnb.clip
-from dfnb import UserError, checkpoints, hardware
-from dfnb.crops import CropView
+import dfnb.models.clip
+from dfnb import UserError
+from dfnb.data.crops import CropView
+from dfnb.models import checkpoints, device
 
 SHAPES = {  # width, heads, MLP, patch, pixels, joint space, width and heads of the text tower: OpenAI's own
     "B/32": (768, 12, 3072, 32, 224, 512, 512, 8),
@@ -46,7 +47,7 @@ def make(folder, shape, layers=1):
 @pytest.fixture
 def cache(tmp_path, monkeypatch):
     monkeypatch.setenv("DFNB_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(dfnb.clip, "WIDE", 10**6)  # float32, whatever this machine is good at
+    monkeypatch.setattr(dfnb.models.clip, "WIDE", 10**6)  # float32, whatever this machine is good at
 
 
 @pytest.fixture(scope="module")
@@ -78,7 +79,7 @@ def test_features_of_every_shape_equal_transformers_own(shape, tmp_path, cache):
     with torch.no_grad():
         pooled = model.vision_model(pixels).pooler_output.numpy()
         projected = torch.nn.functional.normalize(model.get_image_features(pixels).pooler_output, dim=-1).numpy()
-    clip = dfnb.clip.load(str(tmp_path / "clip"), device="cpu")
+    clip = dfnb.models.clip.load(str(tmp_path / "clip"), device="cpu")
     width, _, _, patch, size, joint, _, _ = SHAPES[shape]
     assert (clip.width, clip.size, clip.dim, clip.tokens) == (width, size, joint, (size // patch) ** 2 + 1)
     torch.testing.assert_close(clip.pixels(view.images()), pixels, rtol=0, atol=1e-6)  # enlarged from 96 pixels
@@ -87,19 +88,19 @@ def test_features_of_every_shape_equal_transformers_own(shape, tmp_path, cache):
 
 
 def test_shards_half_precision_and_old_files_give_the_same_model(plain, tmp_path, cache):
-    whole = dfnb.clip.load(str(plain), device="cpu")
+    whole = dfnb.models.clip.load(str(plain), device="cpu")
     model = transformers.CLIPModel.from_pretrained(plain)
     shards = copy(plain, tmp_path / "shards")
     (shards / "model.safetensors").unlink()
     model.save_pretrained(shards, max_shard_size="8MB")
     pieces = sorted(shards.glob("model-*.safetensors"))
     assert len(pieces) > 2
-    assert dfnb.clip.load(str(shards), device="cpu").fingerprint == whole.fingerprint
+    assert dfnb.models.clip.load(str(shards), device="cpu").fingerprint == whole.fingerprint
     for dtype in (torch.float16, torch.bfloat16):
         rounded = copy(plain, tmp_path / str(dtype))
         tensors = {key: value.to(dtype) for key, value in load_file(plain / "model.safetensors").items()}
         save_file(tensors, rounded / "model.safetensors", metadata={"format": "pt"})
-        loaded = dfnb.clip.load(str(rounded), device="cpu").model.state_dict()
+        loaded = dfnb.models.clip.load(str(rounded), device="cpu").model.state_dict()
         assert all(torch.equal(loaded[key], value.float()) for key, value in tensors.items())
         assert loaded.keys() == tensors.keys()
     old = copy(plain, tmp_path / "old")
@@ -109,10 +110,10 @@ def test_shards_half_precision_and_old_files_give_the_same_model(plain, tmp_path
     tensors["text_model.embeddings.position_ids"] = torch.arange(77)[None]
     save_file(tensors, old / "model.safetensors", metadata={"format": "pt"})
     (old / "preprocessor_config.json").write_text(json.dumps(AS_OF_2021))
-    assert dfnb.clip.load(str(old), device="cpu").fingerprint == whole.fingerprint
+    assert dfnb.models.clip.load(str(old), device="cpu").fingerprint == whole.fingerprint
     pieces[1].unlink()
     with pytest.raises(UserError, match="cannot be read"):
-        dfnb.clip.load(str(shards), device="cpu")
+        dfnb.models.clip.load(str(shards), device="cpu")
 
 
 @pytest.mark.parametrize(("edit", "said"), [
@@ -126,7 +127,7 @@ def test_keys_and_shapes_that_are_not_clips_are_listed(plain, tmp_path, edit, sa
     folder = copy(plain, tmp_path / "odd")
     save_file(edit(load_file(plain / "model.safetensors")), folder / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(UserError, match=said):
-        dfnb.clip.load(str(folder), device="cpu")
+        dfnb.models.clip.load(str(folder), device="cpu")
 
 
 def vision(**changes):
@@ -146,14 +147,14 @@ def test_settings_that_make_no_sense_are_one_sentence(plain, tmp_path, file, edi
     folder = copy(plain, tmp_path / "odd")
     (folder / file).write_text(json.dumps(edit(json.loads((folder / file).read_text()))))
     with pytest.raises(UserError, match=said):
-        dfnb.clip.load(str(folder), device="cpu")
+        dfnb.models.clip.load(str(folder), device="cpu")
 
 
 def test_settings_that_are_no_json_are_one_sentence(plain, tmp_path):
     folder = copy(plain, tmp_path / "odd")
     (folder / "preprocessor_config.json").write_text("{")
     with pytest.raises(UserError, match="preprocessor_config.json cannot be read as JSON"):
-        dfnb.clip.load(str(folder), device="cpu")
+        dfnb.models.clip.load(str(folder), device="cpu")
 
 
 def test_no_code_of_a_checkpoint_runs(plain, tmp_path, cache):
@@ -164,7 +165,7 @@ def test_no_code_of_a_checkpoint_runs(plain, tmp_path, cache):
     calls = {"AutoModel": "evil.Model", "AutoConfig": "evil.Model", "AutoTokenizer": ["evil.Tokens", None]}
     (folder / "config.json").write_text(json.dumps(config | {"auto_map": calls}))
     (folder / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "Tokens", "auto_map": calls}))
-    clip = dfnb.clip.load(str(folder), device="cpu")
+    clip = dfnb.models.clip.load(str(folder), device="cpu")
     with pytest.raises((ValueError, OSError, KeyError)):
         clip.tokenizer  # noqa: B018
     assert not mark.exists()
@@ -174,14 +175,14 @@ def test_a_pickle_is_refused_with_the_way_out(plain, tmp_path):
     folder = copy(plain, tmp_path / "pickle")
     (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
     with pytest.raises(UserError, match="a pickle such as pytorch_model.bin can run code, .* save_pretrained"):
-        dfnb.clip.load(str(folder))
+        dfnb.models.clip.load(str(folder))
 
 
 def test_another_way_to_resize_is_refused(plain, tmp_path):
     folder = copy(plain, tmp_path / "bilinear")
     (folder / "preprocessor_config.json").write_text(json.dumps(AS_OF_2021 | {"resample": 2}))
     with pytest.raises(UserError, match="resizes by PIL's filter 2; dfnb knows CLIP's own, 3"):
-        dfnb.clip.load(str(folder), device="cpu")
+        dfnb.models.clip.load(str(folder), device="cpu")
 
 
 def test_openai_s_names_are_pinned_and_what_is_nowhere_says_where_it_was_looked_for(plain, monkeypatch):
@@ -195,9 +196,9 @@ def test_openai_s_names_are_pinned_and_what_is_nowhere_says_where_it_was_looked_
     pin = checkpoints.REVISIONS["openai/clip-vit-base-patch16"]
     with pytest.raises(UserError, match=f"revision {pin} is neither in .*huggingface.* nor to be had from the hub "
                        rf"\(OSError\); .*`hf download openai/clip-vit-base-patch16 --revision {pin} --local-dir"):
-        dfnb.clip.load("openai/clip-vit-base-patch16")
+        dfnb.models.clip.load("openai/clip-vit-base-patch16")
     with pytest.raises(UserError, match="revision main is neither"):
-        dfnb.clip.load("openai/clip-vit-base-patch16@main")
+        dfnb.models.clip.load("openai/clip-vit-base-patch16@main")
     assert asked == [(pin, True), (pin, False), ("main", True), ("main", False)]
     assert all(len(commit) == 40 and int(commit, 16) for commit in checkpoints.REVISIONS.values())
     assert {name.removeprefix("openai/clip-vit-") for name in checkpoints.REVISIONS} == {
@@ -209,44 +210,44 @@ def test_openai_s_names_are_pinned_and_what_is_nowhere_says_where_it_was_looked_
 def measured(monkeypatch):
     """A CPU that is twice as fast in bfloat16; how often it was measured."""
     calls = []
-    monkeypatch.setattr(dfnb.clip, "WIDE", 32)
-    monkeypatch.setattr(hardware, "_seconds", lambda run: calls.append(run) or {"float32": 2.0, "bfloat16": 1.0})
-    monkeypatch.setattr(hardware, "used", set())
+    monkeypatch.setattr(dfnb.models.clip, "WIDE", 32)
+    monkeypatch.setattr(device, "_seconds", lambda run: calls.append(run) or {"float32": 2.0, "bfloat16": 1.0})
+    monkeypatch.setattr(device, "used", set())
     return calls
 
 
 def test_bfloat16_is_taken_where_it_was_measured_to_be_faster_and_stays_so(clip, cued, measured, monkeypatch):
-    monkeypatch.setattr(dfnb.clip, "WIDE", 10**6)
+    monkeypatch.setattr(dfnb.models.clip, "WIDE", 10**6)
     full = clip.image_features(cued[0])
-    assert measured == [] and hardware.used == {"float32"}  # a narrow tower is not even measured
-    monkeypatch.setattr(dfnb.clip, "WIDE", 32)
-    half = dfnb.clip.load(str(clip.folder), device="cpu")
+    assert measured == [] and device.used == {"float32"}  # a narrow tower is not even measured
+    monkeypatch.setattr(dfnb.models.clip, "WIDE", 32)
+    half = dfnb.models.clip.load(str(clip.folder), device="cpu")
     features = half.image_features(cued[0])
-    assert len(measured) == 1 and hardware.used == {"float32", "bfloat16"}
+    assert len(measured) == 1 and device.used == {"float32", "bfloat16"}
     np.testing.assert_allclose(features, full, atol=0.03)
     assert not np.array_equal(features, full)  # and neither has taken the other's from the cache
-    np.testing.assert_array_equal(dfnb.clip.load(str(clip.folder), device="cpu").image_features(cued[0]), features)
-    monkeypatch.setattr(hardware, "_seconds", lambda run: {"float32": 1.0, "bfloat16": 2.0})
-    assert dfnb.clip.load(str(clip.folder), device="cpu").halves  # the first answer holds
+    np.testing.assert_array_equal(dfnb.models.clip.load(str(clip.folder), device="cpu").image_features(cued[0]), features)
+    monkeypatch.setattr(device, "_seconds", lambda run: {"float32": 1.0, "bfloat16": 2.0})
+    assert dfnb.models.clip.load(str(clip.folder), device="cpu").halves  # the first answer holds
     assert half.precision().__dict__.get("_enabled") is False  # what is trained stays float32
 
 
 @pytest.mark.parametrize(("half", "taken"), [(0.5, True), (0.76, True), (0.78, False), (1.0, False), (3.0, False)])
 def test_a_small_gain_is_none(half, taken, tmp_path, monkeypatch):
     monkeypatch.setenv("DFNB_CACHE", str(tmp_path))
-    monkeypatch.setattr(hardware, "_seconds", lambda run: {"float32": 1.0, "bfloat16": half})
-    assert hardware.prefers_half(lambda: None, "x") is taken
+    monkeypatch.setattr(device, "_seconds", lambda run: {"float32": 1.0, "bfloat16": half})
+    assert device.prefers_half(lambda: None, "x") is taken
 
 
 def test_the_benchmark_runs_both_ways_and_is_kept(tmp_path, monkeypatch):
     monkeypatch.setenv("DFNB_CACHE", str(tmp_path))
     seen, weight = [], torch.ones(8, 8)
-    answer = hardware.prefers_half(lambda: seen.append((weight @ weight).dtype), "8 x 8")
-    assert seen == [torch.float32] + [torch.float32, torch.bfloat16] * hardware.ROUNDS
+    answer = device.prefers_half(lambda: seen.append((weight @ weight).dtype), "8 x 8")
+    assert seen == [torch.float32] + [torch.float32, torch.bfloat16] * device.ROUNDS
     (path,) = (tmp_path / "hardware").iterdir()
     told = json.loads(path.read_text())
     assert told["bfloat16"] is answer and min(told["seconds"].values()) > 0
-    hardware.prefers_half(lambda: pytest.fail("measured again"), "8 x 8")
+    device.prefers_half(lambda: pytest.fail("measured again"), "8 x 8")
 
 
 def small(limit, real):
@@ -261,7 +262,7 @@ def small(limit, real):
 
 
 def test_features_that_do_not_fit_are_computed_in_halves(clip, cued, tmp_path, monkeypatch):
-    expected = dfnb.clip.load(str(clip.folder), device="cpu").image_features(cued[0], kind="pooled").copy()
+    expected = dfnb.models.clip.load(str(clip.folder), device="cpu").image_features(cued[0], kind="pooled").copy()
     monkeypatch.setenv("DFNB_CACHE", str(tmp_path / "cache-of-halves"))
     monkeypatch.setattr(clip, "tower", small(7, clip.tower))
     with pytest.warns(UserWarning, match="15 crops at once do not fit .* going on with 7 at once"):
@@ -278,7 +279,7 @@ def test_one_crop_that_does_not_fit_is_an_error(clip, cued, monkeypatch):
 def test_frozen_activations_that_do_not_fit_are_computed_in_halves(clip, cued, monkeypatch):
     rows, flip = np.arange(12), np.arange(12) % 2 == 0
     expected = clip.hidden_reader(cued[0], 1, keep=False)(rows, flip)
-    monkeypatch.setattr(dfnb.clip, "enter", small_enter(5, dfnb.clip.enter))
+    monkeypatch.setattr(dfnb.models.clip, "enter", small_enter(5, dfnb.models.clip.enter))
     with pytest.warns(UserWarning, match="12 crops at once do not fit .* going on with 6"):
         found = clip.hidden_reader(cued[0], 1, keep=False)(rows, flip)
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-6)

@@ -6,7 +6,9 @@ import time
 
 import pytest
 
-from dfnb import cli, study, sweeps
+from dfnb import cli
+from dfnb.runs import grid, notebooks, study
+from dfnb.runs import state as run_state
 
 
 def test_help_and_import_take_less_than_a_third_of_a_second():
@@ -40,7 +42,7 @@ def test_a_wrong_option_is_explained_with_exit_code_2(capsys):
 
 def test_a_failed_study_has_exit_code_1(monkeypatch, capsys):
     def fail(*arguments, **options):
-        raise study.StudyFailed("02_bad failed: no")
+        raise run_state.StudyFailed("02_bad failed: no")
 
     monkeypatch.setattr(study, "run", fail)
     assert cli.main(["study"]) == 1
@@ -76,7 +78,7 @@ def test_mistakes_of_the_demo_are_sentences_too(tmp_path, capsys):
 ])
 def test_parameters_are_read_in_their_declared_types(given, parameters, monkeypatch, tmp_path, notebook):
     seen = []
-    monkeypatch.setattr(study, "find", lambda name: notebook)
+    monkeypatch.setattr(notebooks, "find", lambda name: notebook)
     monkeypatch.setattr(study, "execute", lambda path, profile, given, **options: seen.append(given))
     assert cli.main(["run", "03", *given, "--profile", "smoke"]) == 0
     assert seen == [parameters]
@@ -89,7 +91,7 @@ def test_parameters_are_read_in_their_declared_types(given, parameters, monkeypa
     (["-p", "rank"], "NAME VALUE or NAME=VALUE"),
 ])
 def test_parameters_that_do_not_fit_are_refused(given, sentence, monkeypatch, capsys, notebook):
-    monkeypatch.setattr(study, "find", lambda name: notebook)
+    monkeypatch.setattr(notebooks, "find", lambda name: notebook)
     assert cli.main(["run", "03", "--profile", "smoke", *given]) == 2
     assert sentence in capsys.readouterr().err
 
@@ -98,7 +100,7 @@ def test_parameters_that_do_not_fit_are_refused(given, sentence, monkeypatch, ca
 def notebook(tmp_path):
     lines = ["rank = 8  # rank", "alpha = 16.0  # scale", 'note = ""  # text', "fast = True  # yes or no"]
     (tmp_path / "03_x.py").write_text('# %% tags=["parameters"]\n' + "\n".join(lines) + "\n")
-    study.pair(tmp_path)
+    notebooks.pair(tmp_path)
     return tmp_path / "03_x.ipynb"
 
 
@@ -117,7 +119,7 @@ def test_the_status_is_a_line_a_chapter(monkeypatch, capsys):
     monkeypatch.setattr(study, "status", lambda profile: rows)
     runs = [{"run": "rank4-0", "state": "failed", "why": "diverged: the loss is nan"},
             {"run": "rank5-1", "state": "done", "why": ""}]
-    monkeypatch.setattr(sweeps, "by_name", lambda profile: {"grid": runs})
+    monkeypatch.setattr(grid, "by_name", lambda profile: {"grid": runs})
     assert cli.main(["status"]) == 0
     first, second, sweep, run = capsys.readouterr().out.splitlines()
     assert sweep.split() == ["sweep", "grid", *["2", "runs:", "1", "done,", "1", "failed"]]

@@ -8,8 +8,9 @@ import torch
 import transformers
 from safetensors.torch import load_file, save_file
 
-import dfnb.clip
-from dfnb import UserError, arrays, checkpoints, paths
+import dfnb.models.clip
+from dfnb import UserError, files
+from dfnb.models import checkpoints
 
 
 @pytest.fixture
@@ -76,7 +77,7 @@ def test_a_prompt_that_is_too_long_is_named(clip):
 
 @pytest.mark.parametrize("name", ["fixture", "tiny"])
 def test_a_prompt_filled_with_words_is_the_prompt_with_these_words(clip, name):
-    clip = clip if name == "fixture" else dfnb.clip.load("tiny", device="cpu")
+    clip = clip if name == "fixture" else dfnb.models.clip.load("tiny", device="cpu")
     prompts = ["a real photo of a face", "a noisy photo of a face"]
     look_up = clip.model.text_model.embeddings.token_embedding
     for prompt in prompts:
@@ -126,7 +127,7 @@ def test_features_are_computed_once_for_all_selections_of_a_store(clip, cued, mo
 @pytest.mark.parametrize("at", [0, 200, -1])
 def test_a_damaged_cache_file_is_rebuilt(clip, cued, at):
     fresh = clip.image_features(cued[0]).copy()
-    (path,) = (paths.cache() / "features").rglob("*.npy")
+    (path,) = (files.cache() / "features").rglob("*.npy")
     content = bytearray(path.read_bytes())
     content[at] ^= 1
     path.write_bytes(content)
@@ -141,7 +142,7 @@ def test_an_interrupted_build_leaves_nothing(tmp_path):
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        arrays.kept(tmp_path / "x.npy", (3, 2), build)
+        files.kept(tmp_path / "x.npy", (3, 2), build)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -152,12 +153,12 @@ def test_another_checkpoint_has_another_cache(clip, cued):
 def test_kept_activations_equal_fresh_ones_and_respect_the_limit(clip, cued):
     rows = np.array([4, 0, 4])
     kept = clip.hidden_reader(cued[1], 1)(rows)
-    assert len(list(paths.cache().rglob("*block1.npy"))) == 1
+    assert len(list(files.cache().rglob("*block1.npy"))) == 1
     fresh = clip.hidden_reader(cued[1], 1, keep=False)(rows)
     assert kept.shape == (3, 17, 48)
     torch.testing.assert_close(kept, fresh, rtol=0, atol=1e-5)
     clip.untrained(1).hidden_reader(cued[1], 1, limit=1000)(rows)
-    assert len(list(paths.cache().rglob("*block1.npy"))) == 1
+    assert len(list(files.cache().rglob("*block1.npy"))) == 1
 
 
 def test_a_reader_mirrors_the_crops_it_is_told_to(clip, cued):
@@ -168,7 +169,7 @@ def test_a_reader_mirrors_the_crops_it_is_told_to(clip, cued):
 
 def test_crops_too_many_for_memory_are_read_batch_by_batch(clip, cued, monkeypatch):
     held = clip.pixel_reader(cued[0])(np.array([3, 8]))
-    monkeypatch.setattr(dfnb.clip, "HELD", 0)
+    monkeypatch.setattr(dfnb.models.clip, "HELD", 0)
     torch.testing.assert_close(clip.pixel_reader(cued[0])(np.array([3, 8])), held, rtol=0, atol=0)
 
 
@@ -187,18 +188,18 @@ def test_half_precision_checkpoints_and_old_buffers_load_as_float32(clip, clip_f
         tensors["vision_model.embeddings.position_ids"] = torch.arange(17)[None]
         return {key: value.half() if value.is_floating_point() else value for key, value in tensors.items()}
 
-    old = dfnb.clip.load(change(clip_folder, tmp_path / "old", age), device="cpu")
+    old = dfnb.models.clip.load(change(clip_folder, tmp_path / "old", age), device="cpu")
     assert {value.dtype for value in old.model.parameters()} == {torch.float32}
     assert old.fingerprint != clip.fingerprint  # half precision rounds
 
 
 def test_the_fingerprint_sees_weights_and_normalisation_but_not_the_folder(clip, clip_folder, tmp_path):
     copy = change(clip_folder, tmp_path / "copy", dict)
-    assert dfnb.clip.load(copy, device="cpu").fingerprint == clip.fingerprint
+    assert dfnb.models.clip.load(copy, device="cpu").fingerprint == clip.fingerprint
     settings = json.loads((tmp_path / "copy" / "preprocessor_config.json").read_text())
     settings["image_std"] = [0.5, 0.5, 0.5]
     (tmp_path / "copy" / "preprocessor_config.json").write_text(json.dumps(settings))
-    assert dfnb.clip.load(copy, device="cpu").fingerprint != clip.fingerprint
+    assert dfnb.models.clip.load(copy, device="cpu").fingerprint != clip.fingerprint
 
 
 @pytest.mark.parametrize(
@@ -210,27 +211,27 @@ def test_the_fingerprint_sees_weights_and_normalisation_but_not_the_folder(clip,
 )
 def test_every_key_of_a_checkpoint_is_accounted_for(clip_folder, tmp_path, edit, named):
     with pytest.raises(UserError, match=named):
-        dfnb.clip.load(change(clip_folder, tmp_path / "changed", edit))
+        dfnb.models.clip.load(change(clip_folder, tmp_path / "changed", edit))
 
 
 def test_a_damaged_or_foreign_checkpoint_is_one_sentence(clip_folder, tmp_path):
     folder = change(clip_folder, tmp_path / "changed", dict)
     (tmp_path / "changed" / "model.safetensors").write_bytes(b"not tensors")
     with pytest.raises(UserError, match="cannot be read"):
-        dfnb.clip.load(folder)
+        dfnb.models.clip.load(folder)
     (tmp_path / "changed" / "config.json").write_text('{"model_type": "bert"}')
     with pytest.raises(UserError, match="'bert' checkpoint"):
-        dfnb.clip.load(folder)
+        dfnb.models.clip.load(folder)
     (tmp_path / "changed" / "model.safetensors").rename(tmp_path / "changed" / "pytorch_model.bin")
     with pytest.raises(UserError, match="lacks weights in safetensors"):
-        dfnb.clip.load(folder)
+        dfnb.models.clip.load(folder)
 
 
 @pytest.mark.parametrize("name", ["no-such-clip", "./no/such", "no/such/folder", "../no-such"])
 def test_a_name_that_is_no_folder_and_no_hub_name_is_refused_without_a_network(name, monkeypatch):
     monkeypatch.setattr(checkpoints, "snapshot_download", None)
     with pytest.raises(UserError, match='was not found: there is no such folder; give "tiny"'):
-        dfnb.clip.load(name)
+        dfnb.models.clip.load(name)
 
 
 def test_a_hub_name_is_looked_up_locally_first_then_downloaded_then_refused(clip_folder, monkeypatch):
@@ -243,10 +244,10 @@ def test_a_hub_name_is_looked_up_locally_first_then_downloaded_then_refused(clip
         return clip_folder
 
     monkeypatch.setattr(checkpoints, "snapshot_download", download)
-    assert dfnb.clip.load("owner/clip@v1", device="cpu").name == "owner/clip@v1"
+    assert dfnb.models.clip.load("owner/clip@v1", device="cpu").name == "owner/clip@v1"
     assert asked == [("owner/clip", "v1", True), ("owner/clip", "v1", False)]
     with pytest.raises(UserError, match=r"'owner/unknown' was not found: revision main is neither in .* \(OSError\)"):
-        dfnb.clip.load("owner/unknown")
+        dfnb.models.clip.load("owner/unknown")
 
 
 def test_an_unknown_kind_of_feature_is_refused(clip, cued):

@@ -6,10 +6,12 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from dfnb import UserError, footage, metrics, paths
-from dfnb.crops import CropView
-from dfnb.methods import METHODS, components
-from dfnb.tower import enter
+from dfnb import UserError, files
+from dfnb.data import footage
+from dfnb.data.crops import CropView
+from dfnb.detectors import METHODS, components
+from dfnb.evaluation import metrics
+from dfnb.models.encoder import enter
 
 T = 4  # frames a clip
 SMALL = {"frames_per_clip": T, "hidden": 8, "epochs": 12, "batch": 8, "learning_rate": 3e-3, "patience": None}
@@ -260,7 +262,7 @@ def test_a_saved_detector_scores_the_same_bits(clip, spatial, detector, tmp_path
 
 
 def test_nothing_of_the_traces_is_kept_on_disk(detector):
-    assert not paths.cache().exists()
+    assert not files.cache().exists()
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 import pytest
 
-from dfnb import UserError, corpora
+from dfnb import UserError
+from dfnb.data import corpora
 
 
 @pytest.fixture

@@ -6,7 +6,8 @@ import pandas as pd
 import pytest
 from test_video import bars, number, write
 
-from dfnb import UserError, cropping, crops, faces
+from dfnb import UserError
+from dfnb.data import crop_cache, crops, faces
 
 CALLS = []
 COLUMNS = ["corpus", "method", "video", "label", "target", "source", "path", "group"]
@@ -90,7 +91,7 @@ def test_a_selection_of_a_selection_keeps_rows_and_root(videos, build):
 
 def test_the_second_call_reads_and_writes_nothing_new(videos, build, tmp_path, monkeypatch):
     first, before = build(videos), {path: path.stat().st_mtime_ns for path in files(tmp_path)}
-    monkeypatch.setattr(cropping, "make", lambda job: pytest.fail("made again"))
+    monkeypatch.setattr(crop_cache, "make", lambda job: pytest.fail("made again"))
     second = build(videos)
     assert {path: path.stat().st_mtime_ns for path in files(tmp_path)} == before
     pd.testing.assert_frame_equal(first.all_frames, second.all_frames)
@@ -108,7 +109,7 @@ def test_another_margin_or_size_does_not_search_again(videos, build):
 
 
 def test_an_interrupted_call_goes_on_where_it_stopped(videos, build, monkeypatch, tmp_path):
-    real, done = cropping.make, []
+    real, done = crop_cache.make, []
 
     def interrupted(job):
         if done:
@@ -116,11 +117,11 @@ def test_an_interrupted_call_goes_on_where_it_stopped(videos, build, monkeypatch
         done.append(job.name)
         return real(job)
 
-    monkeypatch.setattr(cropping, "make", interrupted)
+    monkeypatch.setattr(crop_cache, "make", interrupted)
     with pytest.raises(KeyboardInterrupt):
         build(videos)
     assert len(files(tmp_path)) == 3  # boxes, array, record of the first video
-    monkeypatch.setattr(cropping, "make", lambda job: done.append(job.name) or real(job))
+    monkeypatch.setattr(crop_cache, "make", lambda job: done.append(job.name) or real(job))
     build(videos)
     assert [name[2] for name in done] == ["000", "001", "002"]
 
@@ -262,7 +263,7 @@ def test_a_view_of_arrays_behaves_like_one_of_files():
 
 
 def test_the_demo_corpus_is_cropped_with_dlib(corpus, tmp_path):
-    from dfnb import corpora
+    from dfnb.data import corpora
 
     methods = sorted(path.name for path in (corpus / "manipulated_sequences").iterdir())
     videos = corpora.index(corpus, methods=methods)

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from dfnb import faces, identity
+from dfnb.data import faces, identity
 from dfnb.demo import corpus as demo
 from dfnb.demo.kinds import KINDS, Strengths, fakes, plant, record
 from dfnb.demo.learned import DeepfakesStrength

@@ -4,7 +4,7 @@ import cv2
 import numpy as np
 import pytest
 
-from dfnb import faces
+from dfnb.data import faces
 
 GREY = np.full((256, 256, 3), 128, np.uint8)
 
@@ -143,7 +143,7 @@ def test_the_boxes_are_those_of_the_recipe_of_faceforensics(corpus, height):
     """Which is: dlib with one upsampling on the whole frame, the largest face."""
     import dlib
 
-    from dfnb import video
+    from dfnb.data import video
 
     exact, detect, shared = dlib.get_frontal_face_detector(), faces.detector(), []
     for path in sorted(corpus.rglob("c23/videos/*.mp4"))[:2]:
@@ -185,7 +185,7 @@ def test_dlib_sees_no_face_in_a_blank_picture():
 
 
 def test_dlib_finds_the_faces_of_the_demo_world(corpus):
-    from dfnb import video
+    from dfnb.data import video
 
     detect = faces.detector()
     for path in sorted(corpus.rglob("c23/videos/*.mp4"))[:3]:

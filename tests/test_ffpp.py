@@ -11,12 +11,14 @@ import pandas as pd
 import pytest
 import yaml
 
-from dfnb import chapters, cli, corpora, identity, inventory, ledger, paths, profiles, runs, splits
+from dfnb import cli, config, files
+from dfnb.data import corpora, identity, inventory, splits
 from dfnb.demo import corpus as demo
+from dfnb.runs import configuration, notebooks, parameters, results, run, state
 
 pytestmark = pytest.mark.slow
 
-OFFICIAL = paths.ROOT.parent / "shared" / "ffpp"
+OFFICIAL = files.ROOT.parent / "shared" / "ffpp"
 SIZES = {"train": 360, "validation": 70, "test": 70}  # pairs in the official lists
 CHAPTERS = ["01_data_split", "02_baseline_probe", "03_lora_training", "08_summary"]
 
@@ -108,11 +110,11 @@ def test_the_inventory_finds_it_whole_and_every_header_readable(whole):
 
 def test_a_changed_list_is_another_source_of_a_result(whole):
     root, lists = whole
-    profile = profiles.Profile(name="x", corpus={"root": str(root), "lists": str(lists)}, crops={"frames": 1, "size": 64})
-    before = chapters.sources_fingerprint(profile)
-    assert before and chapters.sources_fingerprint(profile) == before
+    profile = config.Profile(name="x", corpus={"root": str(root), "lists": str(lists)}, crops={"frames": 1, "size": 64})
+    before = configuration.sources_fingerprint(profile)
+    assert before and configuration.sources_fingerprint(profile) == before
     (lists / "identities.csv").write_text("id,person\n000,ann\n")
-    assert chapters.sources_fingerprint(profile) != before
+    assert configuration.sources_fingerprint(profile) != before
 
 
 @pytest.fixture(scope="module")
@@ -133,16 +135,16 @@ def small(tmp_path_factory):
     return home, chosen
 
 
-def execute(stem: str, profile: str) -> runs.Result:
+def execute(stem: str, profile: str) -> results.Result:
     """Run a chapter's cells in this process with the profile's parameters, as papermill would inject them."""
-    path = chapters.folder() / f"{stem}.ipynb"
+    path = notebooks.folder() / f"{stem}.ipynb"
     names: dict = {}
-    for source, tags in chapters.code_cells(path):
+    for source, tags in notebooks.code_cells(path):
         exec(source, names)
         if "parameters" in tags:
-            names.update(chapters.chapter_parameters(path, profiles.load(profile)))
+            names.update(parameters.chapter_parameters(path, config.load(profile)))
     names["plt"].close("all")
-    return runs.result(profile, stem)
+    return run.result(profile, stem)
 
 
 @pytest.fixture
@@ -159,7 +161,7 @@ def dry(small, corpus, tmp_path, monkeypatch):
     (tmp_path / "params").mkdir()
     training = {"rank": 2, "alpha": 4, "epochs": 1, "batch": 16, "blocks": 2}
     for name in ("ffpp", "ffpp-study"):
-        content = yaml.safe_load((paths.ROOT / "params" / f"{name}.yaml").read_text())
+        content = yaml.safe_load((files.ROOT / "params" / f"{name}.yaml").read_text())
         content["corpus"]["root"] = str(home / "FF")
         content |= {"crops": {"frames": 3, "size": 64}, "clip": "tiny"}
         repeats = {"repeats": 2 if name == "ffpp" else 1}
@@ -206,10 +208,10 @@ def test_the_study_profile_turns_videos_into_results_and_a_test_corpus_repeats_c
     assert max(row["seen"] for row in split.metrics["audit"]) > 0.5
     assert len(probe.table("others")) == len(lora.table("others")) == len(summary.table("elsewhere")) == 0
     assert [row["split"] for row in summary.metrics["paired"]] == [0]
-    file = profiles.folder() / "ffpp-study.yaml"
+    file = config.folder() / "ffpp-study.yaml"
     file.write_text(file.read_text() + f"test_corpora: [{{root: {json.dumps(str(corpus))}}}]\n")
-    states = {stem: ledger.state(result.folder, chapters.configuration(
-        chapters.folder() / f"{stem}.ipynb", profiles.load("ffpp-study"), {}))[0]
+    states = {stem: state.state(result.folder, configuration.of_run(
+        notebooks.folder() / f"{stem}.ipynb", config.load("ffpp-study"), {}))[0]
         for stem, result in zip(CHAPTERS, (split, probe, lora, summary), strict=True)}
     assert states == dict.fromkeys(CHAPTERS[:3], "done") | {"08_summary": "stale"}
 
@@ -244,7 +246,7 @@ def test_all_thousand_ids_run_from_the_inventory_to_the_book(thousand, tmp_path,
     for name in ("RUNS", "PARAMS", "CACHE"):
         monkeypatch.setenv(f"DFNB_{name}", str(tmp_path / name.lower()))
     root = thousand / "FaceForensics++"
-    content = yaml.safe_load((paths.ROOT / "params" / "ffpp.yaml").read_text())
+    content = yaml.safe_load((files.ROOT / "params" / "ffpp.yaml").read_text())
     content["corpus"] |= {"root": str(root), "lists": str(root / "splits")}
     content |= {"crops": {"frames": 3, "size": 64}, "clip": "tiny"}
     content["notebooks"] = {name: content["notebooks"].get(name, {}) | SMALL.get(name, {})
@@ -258,9 +260,9 @@ def test_all_thousand_ids_run_from_the_inventory_to_the_book(thousand, tmp_path,
     assert [line.split(",")[0].split() for line in told[1:4]] == [[part, "real", str(2 * SIZES[part])] for part in SIZES]
     assert cli.main(["study", "--profile", "ffpp"]) == 0
     assert "the book is built" in capsys.readouterr().out
-    parts = runs.result("ffpp", "01_data_split").metrics["parts"]
+    parts = run.result("ffpp", "01_data_split").metrics["parts"]
     for part, pairs in SIZES.items():  # a video without a face is lost, and chapter 1 says so
         assert 2 * pairs - 4 <= parts[part]["real"] <= 2 * pairs
-    scores = runs.result("ffpp", "03_lora_training").scores
+    scores = run.result("ffpp", "03_lora_training").scores
     assert len(videos_of(scores, "real")) == parts["test"]["real"]
     assert len(videos_of(scores, "NeuralTextures")) == parts["test"]["NeuralTextures"]

@@ -5,8 +5,9 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from dfnb import UserError, metrics
-from dfnb.methods import METHODS, full
+from dfnb import UserError
+from dfnb.detectors import METHODS, full
+from dfnb.evaluation import metrics
 
 SMALL = {"epochs": 2, "batch": 16, "learning_rate": 1e-3}
 

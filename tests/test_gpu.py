@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-import dfnb.clip
-from dfnb import methods
-from dfnb.methods import METHODS
+import dfnb.models.clip
+from dfnb import detectors
+from dfnb.detectors import METHODS
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")]
 LORA = {"seed": 0, "rank": 2, "alpha": 4, "dropout": 0.1, "blocks": 2, "epochs": 2, "batch": 16}
@@ -16,7 +16,7 @@ LORA = {"seed": 0, "rank": 2, "alpha": 4, "dropout": 0.1, "blocks": 2, "epochs":
 def fast(clip, tmp_path, monkeypatch):
     """The checkpoint of the fixture `clip`, on the GPU, with a cache of its own."""
     monkeypatch.setenv("DFNB_CACHE", str(tmp_path / "gpu"))
-    return dfnb.clip.load(str(clip.folder))
+    return dfnb.models.clip.load(str(clip.folder))
 
 
 def test_features_in_bfloat16_are_close_to_those_of_the_cpu(clip, fast, cued, tmp_path, monkeypatch):
@@ -36,11 +36,11 @@ def test_a_detector_fitted_twice_gives_the_same_scores_to_the_bit(fast, cued):
 def test_a_detector_of_the_gpu_scores_alike_on_the_cpu(clip, fast, cued, tmp_path):
     detector = METHODS["lora"].fit(cued[0], cued[1], clip=fast, **LORA)
     detector.save(tmp_path / "saved")
-    np.testing.assert_allclose(methods.load(tmp_path / "saved", clip).score(cued[2]), detector.score(cued[2]), atol=0.05)
+    np.testing.assert_allclose(detectors.load(tmp_path / "saved", clip).score(cued[2]), detector.score(cued[2]), atol=0.05)
 
 
 def test_pieces_are_halved_under_a_real_limit_of_memory(fast):
-    from dfnb.hardware import Pieces
+    from dfnb.models.device import Pieces
 
     free, total = torch.cuda.mem_get_info()
     torch.cuda.empty_cache()

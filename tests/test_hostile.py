@@ -15,12 +15,13 @@ import pytest
 from test_crops import steady, table
 from test_video import bars, number, reason, write
 
-from dfnb import UserError, corpora, cropping, crops, decoding, faces, video
+from dfnb import UserError
+from dfnb.data import corpora, crop_cache, crops, decoder, faces, video
 
 DOUBLE = """
 import os, signal, time
 import av
-from dfnb import decoding
+from dfnb.data import decoder as decoding
 
 real, spoilt = decoding._clip, []
 
@@ -131,7 +132,7 @@ def alive(pid):
 
 @pytest.mark.parametrize("end", ["", "os.kill(os.getpid(), 9)"])
 def test_a_decoder_ends_with_its_parent(good, end):
-    code = f"import os\nfrom dfnb import video\nvideo.read({str(good)!r}, 4)\nprint(video._current.process.pid, flush=True)"
+    code = f"import os\nfrom dfnb.data import video\nvideo.read({str(good)!r}, 4)\nprint(video._current.process.pid, flush=True)"
     pid = int(subprocess.run([sys.executable, "-c", f"{code}\n{end}"], capture_output=True, text=True).stdout)
     for _ in range(400):
         if not alive(pid):
@@ -146,7 +147,7 @@ def test_what_exceeds_a_limit_is_rejected_with_both_numbers(good):
     assert why(good, frames=11) == "too long: more than 11 frames"
     assert why(write(good.with_name("slow.mp4"), [bars(0)] * 2, pts=[0, 90]), seconds=2).startswith("too long: 4 s, at")
     with pytest.raises(video.Rejected, match="too large: 200 frames of 4000 x 3000 pixels need more than 4.3 GB"):
-        decoding._check_size(4000, 3000, video.Limits(), count=200)
+        decoder._check_size(4000, 3000, video.Limits(), count=200)
     with pytest.raises(ValueError, match="count must be at least 1, got 0"):
         video.read(good, 0)
     with pytest.raises(UserError, match="the limit frames of a video must be positive, got 0"):
@@ -270,7 +271,7 @@ def test_what_a_limit_rejected_is_judged_anew_under_another(good, tmp_path, monk
     with pytest.raises(UserError, match=r"too long \(1 videos\)"):
         crops.build(videos, **options, limits={"frames": 5})
     assert len(crops.build(videos, **options)) == 4
-    monkeypatch.setattr(cropping, "make", lambda job: pytest.fail("made again"))
+    monkeypatch.setattr(crop_cache, "make", lambda job: pytest.fail("made again"))
     assert len(crops.build(videos, **options, limits={"frames": 99})) == 4  # what was kept stays
 
 

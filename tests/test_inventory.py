@@ -5,7 +5,8 @@ import shutil
 
 import pytest
 
-from dfnb import UserError, cli, inventory
+from dfnb import UserError, cli
+from dfnb.data import inventory
 
 FAKES = [f"{at:03d}_{at ^ 1:03d}" for at in range(20)]
 

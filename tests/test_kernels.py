@@ -9,7 +9,8 @@ import psutil
 import pytest
 import yaml
 
-from dfnb import kernels, paths, study
+from dfnb import files
+from dfnb.runs import kernels, notebooks
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(not kernels.can_fork(), reason="kernels are forked on Linux only")]
 SCRIPT = '''# %% tags=["parameters"]
@@ -29,8 +30,9 @@ note = [os.getppid(), os.getpid(), *early, os.environ["OMP_NUM_THREADS"], os.get
 # %%
 import json, time, xml.dom.minidom
 import pandas, psutil
-from dfnb import profiles, runs
-run = runs.start("03_tiny", profiles.load(profile), dict(name=name, fault=fault))
+from dfnb import config
+from dfnb.runs.run import start
+run = start("03_tiny", config.load(profile), dict(name=name, fault=fault))
 with open("HOME/notes", "a") as file:
     print(json.dumps([*note, pandas.get_option("display.max_columns")]), file=file)
 if fault == "stand-in":
@@ -41,14 +43,15 @@ if fault == "stand-in":
 # %%
 run.save({"name": name})
 '''
-WORKER = '''from dfnb import chapters, profiles, study
-path_of = chapters.folder().joinpath
+WORKER = '''from dfnb import config
+from dfnb.runs import notebooks, state, study
+path_of = notebooks.folder().joinpath
 def run(name, forked=True, **given):
     notebook, parameters = path_of("03_tiny.ipynb"), {"name": name, **given}
     try:
-        study.execute(notebook, profiles.load("tiny"), parameters, threads=1, forked=forked)
+        study.execute(notebook, config.load("tiny"), parameters, threads=1, forked=forked)
         print("done", flush=True)
-    except study.StudyFailed as error:
+    except state.StudyFailed as error:
         print(error.reason, flush=True)
 '''
 
@@ -62,14 +65,14 @@ def worker(tmp_path, monkeypatch):
     monkeypatch.delenv("DFNB_RUN", raising=False)
     script = tmp_path / "notebooks" / "03_tiny.py"
     script.write_text(SCRIPT.replace("HOME", str(tmp_path)))
-    study.pair()
+    notebooks.pair()
     (tmp_path / "params" / "tiny.yaml").write_text(yaml.safe_dump(
         {"corpus": {"root": "demo"}, "demo": {"seed": 1, "identities": 4, "frames": 2},
          "crops": {"frames": 2, "size": 64}}))
 
     def work(lines: str) -> tuple[list[str], list[list]]:
         command = [sys.executable, "-c", WORKER + lines]
-        done = subprocess.run(command, cwd=paths.ROOT, capture_output=True, text=True, timeout=120)
+        done = subprocess.run(command, cwd=files.ROOT, capture_output=True, text=True, timeout=120)
         assert done.returncode == 0, done.stderr[-2000:]
         return done.stdout.splitlines(), [json.loads(line) for line in (tmp_path / "notes").read_text().splitlines()]
 
@@ -89,7 +92,7 @@ def ended(pid: int, seconds: float = 5) -> bool:
 def test_one_server_forks_kernels_with_all_imported_but_dfnb_which_may_have_changed(worker):
     change = """path = path_of("03_tiny.py")
 path.write_text(path.read_text() + "\\n# %%\\n1 + 1\\n")
-study.pair()
+notebooks.pair()
 """
     said, notes = worker('run("a")\nrun("b")\nrun("fresh", forked=False)\n' + change + 'run("c")')
     assert said == ["done"] * 4

@@ -9,8 +9,9 @@ import torch
 import transformers
 from safetensors.torch import load_file, save_file
 
-from dfnb import UserError, metrics
-from dfnb.methods import METHODS, layernorm
+from dfnb import UserError
+from dfnb.detectors import METHODS, layernorm
+from dfnb.evaluation import metrics
 
 SMALL = {"epochs": 2, "batch": 16, "learning_rate": 0.02}
 

@@ -4,7 +4,8 @@ import json
 
 import pytest
 
-from dfnb import UserError, corpora, layouts, splits
+from dfnb import UserError
+from dfnb.data import corpora, layouts, splits
 
 
 def touch(root, names):

@@ -6,8 +6,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from dfnb import compare, leakage, profiles, workbench
-from dfnb.crops import CropView
+from dfnb import config, experiment
+from dfnb.data.crops import CropView
+from dfnb.evaluation import comparison, leakage
 
 
 def table(arm: str, scores, *, split: int = 0, model: str = "m", fakes: str = "FaceSwap") -> pd.DataFrame:
@@ -39,7 +40,7 @@ def test_on_one_fold_the_gap_has_the_interval_of_the_paired_bootstrap():
     leaked[30:] = np.minimum(leaked[30:] + 0.3, 1)
     found = leakage.gaps(both(scores, leaked), "FaceSwap", draws=4000).iloc[0]
     label = np.arange(60) * 2 // 60
-    expected = compare.paired_bootstrap(label, leaked, scores, np.arange(60), draws=4000)
+    expected = comparison.paired_bootstrap(label, leaked, scores, np.arange(60), draws=4000)
     assert found.gap == pytest.approx(expected.value)
     assert [found.gap_low, found.gap_high] == pytest.approx([expected.low, expected.high], abs=0.02)
 
@@ -122,7 +123,7 @@ def test_naming_finds_the_scene_in_scene_features_and_the_face_in_face_features(
 def test_a_planted_cue_is_found_where_frames_are_split_and_not_where_identities_are(tmp_path, monkeypatch):
     for name in ("DATA", "CACHE"):
         monkeypatch.setenv(f"DFNB_{name}", str(tmp_path))
-    worlds = workbench.planted(profiles.load("smoke"), 30, identities=40, frames=6, seed=5, workers=1, progress=False)
+    worlds = experiment.planted(config.load("smoke"), 30, identities=40, frames=6, seed=5, workers=1, progress=False)
     trials = leakage.planted(worlds, ("frame", "identity"), seeds=range(3), model=worlds["cue on"].clip)
     found = leakage.gaps(leakage.collect(trials), "NeuralTextures", reference="cue off", draws=200)
     leaky, strict = (found[(found.arm == "cue on") & (found.model == name)].iloc[0] for name in trials)

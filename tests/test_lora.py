@@ -9,10 +9,11 @@ import torch
 import transformers
 from safetensors.torch import load_file, save_file
 
-from dfnb import UserError, metrics, paths
-from dfnb.methods import lora
-from dfnb.tower import enter
-from dfnb.training import balanced_loss
+from dfnb import UserError, files
+from dfnb.detectors import lora
+from dfnb.detectors.training import balanced_loss
+from dfnb.evaluation import metrics
+from dfnb.models.encoder import enter
 
 SMALL = {"rank": 4, "alpha": 16, "dropout": 0.1, "epochs": 2, "batch": 16, "learning_rate": 5e-3}
 
@@ -80,14 +81,14 @@ def test_the_same_seed_gives_the_same_bits_and_another_does_not(clip, cued, dete
 def test_training_from_the_kept_prefix_equals_training_without_it(clip, cued):
     options = SMALL | {"blocks": 1}
     kept = lora.fit(cued[0], cued[1], clip=clip, seed=0, **options)
-    assert len(list(paths.cache().rglob("*-block1.npy"))) == 1  # one array for all parts
+    assert len(list(files.cache().rglob("*-block1.npy"))) == 1  # one array for all parts
     fresh = lora.fit(cued[0], cued[1], clip=clip, seed=0, prefix=False, **options)
     np.testing.assert_allclose(kept.score(cued[2]), fresh.score(cued[2]), rtol=0, atol=1e-5)
 
 
 def test_mirroring_switches_the_kept_prefix_off(clip, cued):
     detector = lora.fit(cued[0], cued[1], clip=clip, seed=0, blocks=1, flip=True, **SMALL)
-    assert list(paths.cache().rglob("*-block1.npy")) == [] and detector.card["options"]["prefix"] is False
+    assert list(files.cache().rglob("*-block1.npy")) == [] and detector.card["options"]["prefix"] is False
 
 
 def test_a_saved_detector_scores_the_same_bits(clip, cued, detector, tmp_path):
@@ -98,8 +99,8 @@ def test_a_saved_detector_scores_the_same_bits(clip, cued, detector, tmp_path):
     assert torch.equal(torch.random.get_rng_state(), state)
     np.testing.assert_array_equal(loaded.score(cued[2]), detector.score(cued[2]))
     assert loaded.card == detector.card and loaded.trainable == detector.trainable
-    files = {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file()}
-    assert files == {"adapter/adapter_config.json", "adapter/adapter_model.safetensors",
+    paths = {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file()}
+    assert paths == {"adapter/adapter_config.json", "adapter/adapter_model.safetensors",
                      "head.safetensors", "detector.json"}  # fmt: skip
 
 
@@ -107,8 +108,8 @@ def test_saving_twice_gives_the_same_bytes(clip, cued, detector, tmp_path):
     again = lora.fit(cued[0], cued[1], clip=clip, seed=0, **SMALL)
     for folder, one in (("a", detector), ("b", again)):
         one.save(tmp_path / folder)
-    files = [path.relative_to(tmp_path / "a") for path in (tmp_path / "a").rglob("*.*")]
-    assert all((tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes() for name in files)
+    paths = [path.relative_to(tmp_path / "a") for path in (tmp_path / "a").rglob("*.*")]
+    assert all((tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes() for name in paths)
 
 
 def test_plain_peft_loads_the_adapter(clip, cued, clip_folder, detector, pixels, tmp_path):

@@ -9,9 +9,12 @@ from concurrent.futures import Future
 import numpy as np
 import pytest
 
-from dfnb import UserError, cropping, crops, executors, faces, kernels, machine, paths, video
+from dfnb import UserError, files, machine
+from dfnb.data import crop_cache, crops, faces, video
 from dfnb.demo import corpus as demo
 from dfnb.machine import Machine
+from dfnb.runs import kernels
+from dfnb.runs import pool as pools
 
 GB = 10**9
 
@@ -57,21 +60,21 @@ def test_fewer_cores_can_be_asked_for_but_not_more(tmp_path, monkeypatch):
     (1, 8, 1, 1), (2, 4, 1, 2), (2, 8, 2, 1), (2, 24, 2, 1), (8, 8, 2, 4), (8, 16, 5, 1), (8, 64, 8, 1), (16, 16, 5, 3),
     (16, 128, 16, 1), (64, 24, 8, 8), (64, 64, 22, 2), (64, 256, 64, 1)])
 def test_runs_and_threads_by_cores_and_memory(cores, memory, workers, threads, monkeypatch):
-    monkeypatch.setattr(executors, "on_gpu", lambda: False)
+    monkeypatch.setattr(pools, "on_gpu", lambda: False)
     host = Machine(cores, memory * GB)
-    assert executors.shares(None, None, 90, each=2 * 2**30, host=host) == (workers, threads)
+    assert pools.shares(None, None, 90, each=2 * 2**30, host=host) == (workers, threads)
     assert workers * threads <= cores and workers * 2 * 2**30 <= max(host.budget, 2 * 2**30)
 
 
 def test_workers_and_threads_that_are_asked_for_are_taken(monkeypatch):
-    monkeypatch.setattr(executors, "on_gpu", lambda: False)
+    monkeypatch.setattr(pools, "on_gpu", lambda: False)
     host = Machine(12, 64 * GB)
-    assert executors.shares(3, None, 27, each=GB, host=host) == (3, 4)
-    assert executors.shares(20, None, 27, each=GB, host=host) == (20, 1)
-    assert executors.shares(2, 5, 27, each=GB, host=host) == (2, 5)
-    assert executors.shares(None, None, 3, each=GB, host=host) == (3, 4)  # a profile of three runs
+    assert pools.shares(3, None, 27, each=GB, host=host) == (3, 4)
+    assert pools.shares(20, None, 27, each=GB, host=host) == (20, 1)
+    assert pools.shares(2, 5, 27, each=GB, host=host) == (2, 5)
+    assert pools.shares(None, None, 3, each=GB, host=host) == (3, 4)  # a profile of three runs
     with pytest.raises(UserError, match=r"20 workers may take 80.0 GB .* than the 48.0 GB .*; 12 fit"):
-        executors.shares(20, None, 27, each=4 * GB, host=host)
+        pools.shares(20, None, 27, each=4 * GB, host=host)
     with pytest.raises(UserError, match=r"40 workers may take 80.0 GB .*; 24 fit"):  # whatever the cores are
         Machine(2, 64 * GB).workers(40, 2 * GB)
 
@@ -82,12 +85,12 @@ def test_processes_that_a_container_may_not_start_are_not_planned():
 
 
 def test_a_gpu_has_one_run_at_a_time(monkeypatch):
-    monkeypatch.setattr(executors, "on_gpu", lambda: True)
+    monkeypatch.setattr(pools, "on_gpu", lambda: True)
     host = Machine(16, 128 * GB)
-    assert executors.shares(None, None, 27, each=GB, host=host) == (1, 16)
-    assert executors.shares(1, 2, 27, each=GB, host=host) == (1, 2)
+    assert pools.shares(None, None, 27, each=GB, host=host) == (1, 16)
+    assert pools.shares(1, 2, 27, each=GB, host=host) == (1, 2)
     with pytest.raises(UserError, match="one run at a time has the GPU to itself, 4 workers would share its memory"):
-        executors.shares(4, 1, 27, each=GB, host=host)
+        pools.shares(4, 1, 27, each=GB, host=host)
 
 
 def test_threads_of_a_kernel_are_what_is_asked_for_or_what_a_container_allows(monkeypatch):
@@ -134,9 +137,9 @@ def test_pools_of_crops_and_of_the_demo_world(cores, memory, croppers, renderers
     monkeypatch.setattr(machine, "look", lambda: Machine(cores, memory * GB))
     monkeypatch.setattr(machine, "pool", Noted)
     settings = {"frames": 101, "size": 32, "margin": 1.3, "every": 1, "detector": faces.detector, "limits": video.Limits()}
-    jobs = [cropping.plan("nowhere.mp4", ("demo", "real", f"{at:03d}"), tmp_path, settings) for at in range(40)]
+    jobs = [crop_cache.plan("nowhere.mp4", ("demo", "real", f"{at:03d}"), tmp_path, settings) for at in range(40)]
     Noted.sizes.clear()
-    assert len(list(cropping.make_all(jobs, None))) == 40 and Noted.sizes == croppers
+    assert len(list(crop_cache.make_all(jobs, None))) == 40 and Noted.sizes == croppers
     Noted.sizes.clear()
     demo._in_parallel(len, [()] * 30, None, False)
     assert Noted.sizes == renderers
@@ -145,7 +148,7 @@ def test_pools_of_crops_and_of_the_demo_world(cores, memory, croppers, renderers
 # ------------------------------------------------------------------- the decoder, and what a machine may refuse
 FLAT = """
 import os, sys
-from dfnb import decoding, video
+from dfnb.data import decoder, video
 decoding.CONVERTERS = 16
 pixels = os.memfd_create("frames") if hasattr(os, "memfd_create") else os.open(sys.argv[2], os.O_RDWR | os.O_CREAT)
 for at in range(200):
@@ -161,7 +164,7 @@ for at in range(200):
 def test_a_decoder_does_not_grow_with_the_videos_whatever_threads_there_are(corpus, tmp_path):
     path = video_of(corpus)
     command = [sys.executable, "-c", FLAT, path, tmp_path / "pixels"]
-    out = subprocess.run(command, check=True, capture_output=True, text=True, cwd=paths.ROOT).stdout.split()
+    out = subprocess.run(command, check=True, capture_output=True, text=True, cwd=files.ROOT).stdout.split()
     threads, size = np.array(out, int).reshape(2, 2).T
     assert threads[1] <= threads[0] <= 40 and size[1] <= 1.02 * size[0] < 4 * 2**20  # KB
 
@@ -171,13 +174,13 @@ def video_of(corpus):
 
 
 def test_a_thread_that_the_system_refuses_is_no_lack_of_memory_and_is_not_remembered(corpus, monkeypatch):
-    from dfnb import decoding
+    from dfnb.data import decoder
 
     def refuse(*arguments):
         raise BlockingIOError(11, "Resource temporarily unavailable")
 
-    monkeypatch.setattr(decoding, "_clip", refuse)
-    answer = decoding.answer_to(video_of(corpus), 4, 1, video.Limits(), 0)
+    monkeypatch.setattr(decoder, "_clip", refuse)
+    answer = decoder.answer_to(video_of(corpus), 4, 1, video.Limits(), 0)
     assert answer == {"rejected": "refused by the system: Resource temporarily unavailable", "passing": True}
 
 

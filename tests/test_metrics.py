@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dfnb import UserError, metrics
+from dfnb import UserError
+from dfnb.evaluation import metrics
 
 QUICK = settings(max_examples=60, deadline=None)
 TWELFTHS = st.integers(0, 12).map(lambda step: step / 12)  # few values, so that ties are common

@@ -17,9 +17,9 @@ import openai
 import pandas as pd
 import pytest
 
-from dfnb import UserError, endpoint, paths
-from dfnb.crops import CropView
-from dfnb.methods import METHODS, multimodal
+from dfnb import UserError, files
+from dfnb.data.crops import CropView
+from dfnb.detectors import METHODS, endpoint, multimodal
 
 PAUSE = openai._base_client.BaseClient._calculate_retry_timeout
 CLIP = SimpleNamespace(name="tiny", fingerprint="0123", size=64)  # named in the card, never looked through
@@ -189,7 +189,7 @@ def test_several_questions_at_once(server, crops):
     server.script = [0.02]
     detector = fit(server, at_once=4, frames=3, repeats=2)
     assert detector.score(crops).tolist() == [1.0] * 6 and detector.calls == 12
-    assert len(server.requests) == len(list(paths.cache().rglob("*.json"))) == 12
+    assert len(server.requests) == len(list(files.cache().rglob("*.json"))) == 12
 
 
 @pytest.mark.parametrize(
@@ -261,7 +261,7 @@ def test_a_second_run_makes_no_call(server, crops):
 
 def test_a_damaged_transcript_is_asked_for_again(server, crops):
     fit(server).transcripts(crops.select([0]))
-    (kept,) = paths.cache().rglob("*.json")
+    (kept,) = files.cache().rglob("*.json")
     kept.write_text(kept.read_text()[:40])
     server.script = ["no"]
     assert fit(server).score(crops.select([0])) == [0.0]

@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 
-from dfnb import UserError, metrics
-from dfnb.methods import METHODS, neighbours
+from dfnb import UserError
+from dfnb.detectors import METHODS, neighbours
+from dfnb.evaluation import metrics
 
 
 def test_a_crop_leans_to_the_class_of_its_nearest():

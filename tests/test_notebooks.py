@@ -12,10 +12,11 @@ from pathlib import Path
 import nbformat
 import pytest
 
-from dfnb import paths, study
+from dfnb import files
+from dfnb.runs import notebooks
 
-NOTEBOOKS = sorted((paths.ROOT / "notebooks").glob("*.ipynb"))
-CHAPTERS = sorted((paths.ROOT / "book" / "chapters").glob("*.ipynb"))
+NOTEBOOKS = sorted((files.ROOT / "notebooks").glob("*.ipynb"))
+CHAPTERS = sorted((files.ROOT / "book" / "chapters").glob("*.ipynb"))
 SECTIONS = ["## Data", "## Method", "## Result", "## Limits"]
 
 
@@ -30,11 +31,11 @@ def code(notebook) -> list[str]:
 
 def test_there_are_notebooks_and_each_has_its_script():
     assert NOTEBOOKS
-    assert {path.stem for path in NOTEBOOKS} == {path.stem for path in (paths.ROOT / "notebooks").glob("*.py")}
+    assert {path.stem for path in NOTEBOOKS} == {path.stem for path in (files.ROOT / "notebooks").glob("*.py")}
 
 
 def test_pairs_are_equal():
-    assert study.differs(paths.ROOT / "notebooks") == []
+    assert notebooks.differs(files.ROOT / "notebooks") == []
 
 
 def test_title_cell_asks_and_answers(notebook):
@@ -82,7 +83,7 @@ def test_no_result_is_typed_into_prose(notebook):
 
 @pytest.mark.parametrize("chapter", CHAPTERS, ids=lambda path: path.stem)
 def test_tracked_chapters_are_the_notebooks_executed(chapter):
-    source = nbformat.read(paths.ROOT / "notebooks" / chapter.name, as_version=4)
+    source = nbformat.read(files.ROOT / "notebooks" / chapter.name, as_version=4)
     ours = [cell.source for cell in nbformat.read(chapter, as_version=4).cells
             if "injected-parameters" not in cell.metadata.get("tags", [])]
     assert ours == [cell.source for cell in source.cells]

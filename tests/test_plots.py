@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from dfnb import plots
+from dfnb.evaluation import plots
 
 
 @pytest.fixture

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 from sklearn.linear_model import LogisticRegression
 
-from dfnb import UserError, metrics
-from dfnb.methods import METHODS, probe
+from dfnb import UserError
+from dfnb.detectors import METHODS, probe
+from dfnb.evaluation import metrics
 
 
 @pytest.fixture

@@ -12,7 +12,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from dfnb import UserError, chapters, cli, kernels, paths, splits, study
+from dfnb import UserError, cli, files
+from dfnb.data import splits
+from dfnb.runs import kernels, notebooks, parameters, study
 
 SCRIPT = """# %% tags=["parameters"]
 profile = "tiny"  # a profile
@@ -46,7 +48,7 @@ def home(tmp_path, monkeypatch):
     for name in ("params", "notebooks"):
         (tmp_path / name).mkdir()
     (tmp_path / "notebooks" / "01_tiny.py").write_text(SCRIPT)
-    study.pair()
+    notebooks.pair()
     (tmp_path / "params" / "tiny.yaml").write_text(yaml.safe_dump(PROFILE))
     return tmp_path
 
@@ -105,7 +107,7 @@ def test_no_process_outlives_a_command(command, name, home, corpus, finished):
     arguments, count = COMMANDS[command]
     line = [sys.executable, "-m", "dfnb.cli", command, *map(str, arguments(home, corpus, finished[0]))]
     process = subprocess.Popen(
-        line, cwd=paths.ROOT, env=os.environ | dict([mark.split("=")]), stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        line, cwd=files.ROOT, env=os.environ | dict([mark.split("=")]), stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
         start_new_session=True, preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler))
     try:
         end = time.monotonic() + 60
@@ -131,21 +133,21 @@ def test_no_process_outlives_a_command(command, name, home, corpus, finished):
 
 
 # ------------------------------------------------------------------- parameters
-NOTEBOOKS = sorted((paths.ROOT / "notebooks").glob("*.ipynb"))
+NOTEBOOKS = sorted((files.ROOT / "notebooks").glob("*.ipynb"))
 
 
 @pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda path: path.stem)
 def test_every_number_of_a_notebook_has_a_range_that_holds_its_default(notebook):
-    for name, (default, kind, _) in chapters.declared(notebook).items():
-        assert kind not in (int, float) or name in chapters.RANGES, name
-        chapters.check_parameters(notebook, {name: default})
+    for name, (default, kind, _) in parameters.declared(notebook).items():
+        assert kind not in (int, float) or name in parameters.RANGES, name
+        parameters.check_parameters(notebook, {name: default})
 
 
 def test_the_choices_are_those_that_there_are():
-    from dfnb.methods import probe
+    from dfnb.detectors import probe
 
-    assert set(chapters.CHOICES["regime"]) == set(splits.REGIMES)
-    assert set(chapters.CHOICES["features"]) == set(probe.KINDS)
+    assert set(parameters.CHOICES["regime"]) == set(splits.REGIMES)
+    assert set(parameters.CHOICES["features"]) == set(probe.KINDS)
 
 
 @pytest.mark.parametrize("given, sentence", [
@@ -176,7 +178,7 @@ def test_plain_papermill_with_a_bad_parameter_ends_at_once(stem, given, sentence
         monkeypatch.setenv(f"DFNB_{name}", str(tmp_path / name.lower()))
     given = given | {"profile": "smoke"}
     with pytest.raises(papermill.PapermillExecutionError, match=sentence):
-        papermill.execute_notebook(f"{paths.ROOT}/notebooks/{stem}.ipynb", tmp_path / "out.ipynb", given, cwd=paths.ROOT,
+        papermill.execute_notebook(f"{files.ROOT}/notebooks/{stem}.ipynb", tmp_path / "out.ipynb", given, cwd=files.ROOT,
                                    kernel_name="python3", progress_bar=False)
     assert not (tmp_path / "data").exists()
 
@@ -186,9 +188,9 @@ def test_cells_that_are_run_in_another_order_by_hand_are_not_judged(monkeypatch)
 
     ran = {"In": ["", "%time 1", "# Parameters\nrepeats = 1"]}
     monkeypatch.setitem(sys.modules, "IPython", SimpleNamespace(get_ipython=lambda: SimpleNamespace(user_ns=ran)))
-    chapters.check_kernel()
+    parameters.check_kernel()
     ran["In"][1] = "profile = 'demo'\nrepeats = 5"
-    chapters.check_kernel()
+    parameters.check_kernel()
     ran["In"][1] = "profile = 'demo'\nrepeets = 5"
     with pytest.raises(UserError, match="no parameter 'repeats'; it declares profile, repeets"):
-        chapters.check_kernel()
+        parameters.check_kernel()

@@ -5,9 +5,10 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-import dfnb.clip
-from dfnb import UserError, metrics
-from dfnb.methods import METHODS, prompt
+import dfnb.models.clip
+from dfnb import UserError
+from dfnb.detectors import METHODS, prompt
+from dfnb.evaluation import metrics
 
 SMALL = {"epochs": 4, "learning_rate": 0.2}
 
@@ -97,7 +98,7 @@ def test_a_saved_detector_scores_the_same_bits(clip, cued, detector, tmp_path):
 
 
 def test_the_paper_s_defaults_fit_the_tiny_clip(clip, cued):
-    tiny = dfnb.clip.load("tiny", device="cpu")
+    tiny = dfnb.models.clip.load("tiny", device="cpu")
     detector = prompt.fit(cued[0], cued[1], clip=tiny, seed=0, epochs=1)
     assert detector.trainable == 16 * 128
     schedule = detector.card["options"]["schedule"]

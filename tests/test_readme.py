@@ -5,14 +5,15 @@ import re
 
 import nbformat
 
-from dfnb import exporting, paths
+from dfnb import files
+from dfnb.predict import export
 
-README = (paths.ROOT / "README.md").read_text()
+README = (files.ROOT / "README.md").read_text()
 
 
 def chapter_table() -> dict[tuple[str, str], list[str]]:
     """The study's table as chapter 8 printed it: (level, model) -> cells."""
-    notebook = nbformat.read(paths.ROOT / "book" / "chapters" / "08_summary.ipynb", as_version=4)
+    notebook = nbformat.read(files.ROOT / "book" / "chapters" / "08_summary.ipynb", as_version=4)
     cell = next(cell for cell in notebook.cells if cell.source.endswith("tables.over_splits(per_split)"))
     level, rows = "", {}
     for row in re.findall(r"<tr>(.*?)</tr>", cell.outputs[0].data["text/html"], re.S):
@@ -35,25 +36,25 @@ def test_the_headline_table_is_that_of_chapter_8():
 
 def test_every_path_and_command_that_it_names_is_there():
     for path in re.findall(r"\]\(((?!http)[^)]+)\)", README):
-        assert (paths.ROOT / path).exists(), path
-    targets = re.findall(r"^([a-z]+):", (paths.ROOT / "Makefile").read_text(), re.M)
+        assert (files.ROOT / path).exists(), path
+    targets = re.findall(r"^([a-z]+):", (files.ROOT / "Makefile").read_text(), re.M)
     assert set(re.findall(r"\bmake ([a-z]+)\b", README)) <= set(targets)
 
 
 def test_every_notebook_and_profile_is_in_it():
-    for path in [*(paths.ROOT / "notebooks").glob("*.py"), *(paths.ROOT / "params").glob("*.yaml")]:
+    for path in [*(files.ROOT / "notebooks").glob("*.py"), *(files.ROOT / "params").glob("*.yaml")]:
         assert f"`{path.stem}`" in README
 
 
 def test_its_ten_lines_are_those_of_an_exported_detector():
     shown = re.search(r"```python\n(.*?)```", README, re.S)[1].strip()
     card = {"method": "lora", "threshold": float(re.search(r">= ([\d.]+) else", shown)[1])}
-    assert shown == exporting.snippet(card, {"pretrained_model_name_or_path": "clip"}).strip()
+    assert shown == export.snippet(card, {"pretrained_model_name_or_path": "clip"}).strip()
 
 
 def test_its_figure_is_that_of_chapter_8():
-    notebook = nbformat.read(paths.ROOT / "book" / "chapters" / "08_summary.ipynb", as_version=4)
+    notebook = nbformat.read(files.ROOT / "book" / "chapters" / "08_summary.ipynb", as_version=4)
     shown = [output.data["image/png"] for cell in notebook.cells if "level, one line a split" in cell.source
              for output in cell.outputs if "image/png" in output.get("data", {})]
-    tracked = (paths.ROOT / "book" / "_static" / "splits.png").read_bytes()
+    tracked = (files.ROOT / "book" / "_static" / "splits.png").read_bytes()
     assert [base64.b64decode(picture) for picture in shown] == [tracked]

@@ -13,7 +13,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from dfnb import UserError, chapters, ledger, paths, profiles, runs, study
+from dfnb import UserError, files
+from dfnb import config as profiles
+from dfnb.runs import configuration, notebooks, parameters, results
+from dfnb.runs import run as runs
+from dfnb.runs import state as run_state
 
 PROFILE = "corpus: {root: CORPUS, methods: [FaceSwap]}\ncrops: {frames: 2, size: 64, margin: 1.3}\n"
 CELL = 'profile = "p"  # name\nrank = 8  # rank of the matrices\nalpha = 16.0  # scale\nnote = ""  # text\n'
@@ -37,7 +41,7 @@ def home(tmp_path, monkeypatch):
     for stem in ("03_x", "08_y"):
         script = f'# %% tags=["parameters"]\n{CELL}\n# %%\nprint(1)\n'
         (tmp_path / "notebooks" / f"{stem}.py").write_text(script)
-    study.pair()
+    notebooks.pair()
     return tmp_path
 
 
@@ -48,12 +52,12 @@ def profile(home):
 
 def state(home, parameters=None, notebook="03_x"):
     path, settings = home / "notebooks" / f"{notebook}.ipynb", profiles.load("p")
-    config = chapters.configuration(path, settings, parameters or {})
-    return ledger.state(chapters.place(path, settings, config), config)
+    config = configuration.of_run(path, settings, parameters or {})
+    return run_state.state(configuration.place(path, settings, config), config)
 
 
 def test_a_notebook_declares_names_defaults_types_and_help(home):
-    found = chapters.declared(home / "notebooks" / "03_x.ipynb")
+    found = parameters.declared(home / "notebooks" / "03_x.ipynb")
     assert found["rank"] == (8, int, "rank of the matrices")
     assert found["alpha"] == (16.0, float, "scale")
     assert list(found) == ["profile", "rank", "alpha", "note"]
@@ -70,7 +74,7 @@ def test_a_run_goes_from_missing_to_done(home, profile):
     done = json.loads((run.folder / "DONE.json").read_text())
     saved = {"config.json", "metrics.json", "timing.json", "scores.parquet", "curve.parquet"}
     assert set(done["artefacts"]) == saved
-    assert done["artefacts"]["metrics.json"] == chapters.sha256(run.folder / "metrics.json")
+    assert done["artefacts"]["metrics.json"] == configuration.sha256(run.folder / "metrics.json")
     assert done["seconds"]["total"] > 0
     assert done["peak_memory_mb"] > 1
     assert done["versions"]["python"] == platform.python_version()
@@ -99,12 +103,12 @@ def test_done_without_an_artefact_is_not_done(home, profile, name, spoil):
 
 
 def test_a_write_that_fails_anywhere_leaves_no_done_and_the_next_run_completes(home, profile, monkeypatch):
-    atomic, full = paths.atomic, OSError(errno.ENOSPC, "No space left on device")
+    atomic, full = files.atomic, OSError(errno.ENOSPC, "No space left on device")
     runs.start("03_x", profile, GIVEN).save({"a": 1}, scores=pd.DataFrame({"score": [0.25]}))
     metrics = (home / "runs" / "p" / "03_x" / "metrics.json").read_bytes()
     for allowed in range(5):  # config, scores, timing, metrics, DONE
         left = iter(range(allowed))
-        ledger.clear(home / "runs" / "p" / "03_x")
+        run_state.clear(home / "runs" / "p" / "03_x")
         runs._held.clear()
 
         def limited(path, left=left):
@@ -113,7 +117,7 @@ def test_a_write_that_fails_anywhere_leaves_no_done_and_the_next_run_completes(h
             return atomic(path)
 
         with monkeypatch.context() as patch:
-            patch.setattr(paths, "atomic", limited)
+            patch.setattr(files, "atomic", limited)
             with pytest.raises(OSError, match="No space"):
                 runs.start("03_x", profile, GIVEN).save({"a": 1}, scores=pd.DataFrame({"score": [0.25]}))
         assert not (home / "runs" / "p" / "03_x" / "DONE.json").exists()
@@ -153,20 +157,20 @@ def test_changed_code_makes_a_run_stale_but_prose_does_not(home, profile):
     runs.start("03_x", profile, GIVEN).save({})
     script = home / "notebooks" / "03_x.py"
     script.write_text("# %% [markdown]\n# A sentence.\n\n" + script.read_text())
-    study.pair()
+    notebooks.pair()
     assert state(home) == ("done", "")
     script.write_text(script.read_text().replace("print(1)", "print(2)"))
-    study.pair()
+    notebooks.pair()
     assert state(home)[0] == "stale"
 
 
 def test_starting_again_leaves_a_finished_run_valid_until_it_saves(home, profile):
     runs.start("03_x", profile, GIVEN).save({"a": 1})
     run = runs.start("03_x", profile, GIVEN)
-    assert ledger.settled(run.folder, run.config) == ("done", "")
+    assert run_state.settled(run.folder, run.config) == ("done", "")
     run.save({"a": 2})
     assert state(home) == ("done", "")
-    assert runs.result("p", "03_x").metrics == {"a": 2}
+    assert results.result("p", "03_x").metrics == {"a": 2}
 
 
 def test_other_parameters_have_a_folder_that_no_value_can_choose(home, profile):
@@ -178,7 +182,7 @@ def test_other_parameters_have_a_folder_that_no_value_can_choose(home, profile):
     assert re.fullmatch(r"rank16-[0-9a-f]{12}", one.name)
     assert re.fullmatch(r"note-etc-rank-x{1,40}-[0-9a-f]{12}", odd.name)
     assert {path.name for path in sweep.iterdir()} == {one.name, odd.name}
-    ledger.clear(home / "runs" / "p" / "03_x")
+    run_state.clear(home / "runs" / "p" / "03_x")
     assert sweep.exists()
 
 
@@ -195,7 +199,7 @@ def test_a_run_behind_a_link_is_refused_and_a_link_in_a_run_is_not_followed(home
         link.unlink()
     runs.start("03_x", profile, GIVEN).save({})
     (home / "runs" / "p" / "03_x" / "adapter").symlink_to(outside)
-    ledger.clear(home / "runs" / "p" / "03_x")
+    run_state.clear(home / "runs" / "p" / "03_x")
     assert (outside / "thesis.tex").read_text() == "years of work"
     assert {path.name for path in (home / "runs" / "p" / "03_x").iterdir()} == {"lock"}
 
@@ -227,12 +231,12 @@ def test_a_name_that_is_code_or_a_path_reaches_no_notebook(home, profile, name):
     notebook = home / "notebooks" / "03_x.ipynb"
     (home / "params" / "p.yaml").write_text(
         (home / "params" / "p.yaml").read_text() + json.dumps({"notebooks": {"03_x": {name: 1}}})[1:-1])
-    for refused in (lambda: chapters.chapter_parameters(notebook, profiles.load("p")),
+    for refused in (lambda: parameters.chapter_parameters(notebook, profiles.load("p")),
                     lambda: runs.start("03_x", profile, GIVEN | {name: 1}),
-                    lambda: chapters.parse(notebook, [f"{name}=1"])):
+                    lambda: parameters.parse(notebook, [f"{name}=1"])):
         with pytest.raises(UserError, match="has no parameter"):
             refused()
-    assert list((home / "runs").iterdir()) == [] and not (paths.ROOT / "hacked").exists()
+    assert list((home / "runs").iterdir()) == [] and not (files.ROOT / "hacked").exists()
 
 
 @pytest.mark.parametrize("name", ["04_absent", "../03_x", "/etc/passwd"])
@@ -245,7 +249,7 @@ def test_only_one_process_has_a_run(home, profile):
     run = runs.start("03_x", profile, GIVEN)
     again = runs.start("03_x", profile, GIVEN)  # the same cell, executed twice in JupyterLab
     assert again.folder == run.folder
-    code = f"from dfnb import profiles, runs; runs.start('03_x', profiles.load('p'), {GIVEN})"
+    code = f"from dfnb import config; from dfnb.runs import run; run.start('03_x', config.load('p'), {GIVEN})"
     other = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert "03_x is being run by process" in other.stderr
     again.save({})
@@ -254,17 +258,17 @@ def test_only_one_process_has_a_run(home, profile):
 
 
 def test_a_process_that_dies_leaves_an_interrupted_run(home, profile):
-    code = f"from dfnb import profiles, runs; runs.start('03_x', profiles.load('p'), {GIVEN})"
+    code = f"from dfnb import config; from dfnb.runs import run; run.start('03_x', config.load('p'), {GIVEN})"
     subprocess.run([sys.executable, "-c", code + "; import os; os.kill(os.getpid(), 9)"])
     assert state(home) == ("interrupted", "started, but neither done nor failed")
 
 
 def test_a_reader_of_results_goes_stale_with_them(home, profile):
     with pytest.raises(UserError, match="the result of 03_x is needed, but it is missing .*--only 03_x"):
-        runs.result("p", "03_x")
+        results.result("p", "03_x")
     runs.start("03_x", profile, GIVEN).save({"a": 1}, scores=pd.DataFrame({"score": [0.25]}))
     run = runs.start("08_y", profile, GIVEN)
-    result = runs.result("p", "03_x")
+    result = results.result("p", "03_x")
     assert result.metrics == {"a": 1}
     assert result.scores.score.tolist() == [0.25]
     assert result.seconds["total"] > 0
@@ -304,7 +308,7 @@ def test_durations_are_added_up(home, profile):
         with run.timed("fit"):
             pass
     run.save({})
-    seconds = runs.result("p", "03_x").seconds
+    seconds = results.result("p", "03_x").seconds
     assert 0 < seconds["fit"] < seconds["total"]
 
 

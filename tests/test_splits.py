@@ -6,13 +6,14 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from dfnb import UserError, paths, splits
+from dfnb import UserError, files
+from dfnb.data import splits
 
 QUICK = settings(max_examples=40, deadline=None)
 COLUMNS = ["corpus", "method", "video", "label", "target", "source", "path"]
 METHODS = ("FaceSwap", "NeuralTextures")
 BY_VIDEO = sorted(set(splits.REGIMES) - {"frame", "official", "official-strict"})
-OFFICIAL = paths.ROOT.parent / "shared" / "ffpp"
+OFFICIAL = files.ROOT.parent / "shared" / "ffpp"
 
 
 def corpus_of(reals, pairs, methods=METHODS) -> pd.DataFrame:

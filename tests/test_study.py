@@ -12,7 +12,9 @@ from pathlib import Path
 import nbformat
 import pytest
 
-from dfnb import UserError, ledger, paths, profiles, study
+from dfnb import UserError, config, files
+from dfnb.runs import notebooks, state, study
+from dfnb.runs import state as run_state
 
 pytestmark = pytest.mark.slow
 
@@ -24,8 +26,9 @@ profile = "tiny"  # a profile
 rank = 2  # a number
 
 # %%
-from dfnb import profiles, runs
-run = runs.start("STEM", profiles.load(profile), dict(rank=rank))
+from dfnb import config
+from dfnb.runs.run import start
+run = start("STEM", config.load(profile), dict(rank=rank))
 
 # %%
 BODY
@@ -34,9 +37,10 @@ BODY
 run.save({"rank": rank, "nan": float("nan")})
 """
 NAMED = """import pandas as pd
+from dfnb.runs.run import escape
 from IPython.display import Markdown, display
 name = "<img src=x onerror=alert(1)> {eval}`1+1` *em* [a](javascript:b)"
-display(Markdown(f"The video {runs.escape(name)}."), pd.DataFrame({"video": [name]}))"""
+display(Markdown(f"The video {escape(name)}."), pd.DataFrame({"video": [name]}))"""
 PROFILE = """
 corpus: {root: demo}
 demo: {seed: 1, identities: 4, frames: 2}
@@ -61,7 +65,7 @@ def write(home: Path, stem: str, body: str = "print(rank)") -> None:
     folder = home / "notebooks"
     folder.mkdir(exist_ok=True)
     (folder / f"{stem}.py").write_text(SCRIPT.replace("STEM", stem).replace("BODY", body))
-    study.pair(folder)
+    notebooks.pair(folder)
 
 
 def run_all(**options) -> list[str]:
@@ -90,7 +94,7 @@ def test_a_chapter_runs_once_and_repeats_to_the_bit_when_forced(home):
 
 
 def test_a_run_of_other_parameters_has_a_folder_of_its_own(home):
-    notebook, settings = home / "notebooks" / "01_first.ipynb", profiles.load("tiny")
+    notebook, settings = home / "notebooks" / "01_first.ipynb", config.load("tiny")
     folder = study.execute(notebook, settings, {"rank": 7})
     assert folder.parent == home / "runs" / "tiny" / "01_first" / "sweep"
     assert folder.name.startswith("rank7-")
@@ -107,7 +111,7 @@ def test_a_run_of_other_parameters_has_a_folder_of_its_own(home):
 ])
 def test_parameters_are_refused_before_anything_is_written(home, given, sentence):
     with pytest.raises(UserError, match=sentence.replace("(", r"\(")):
-        study.execute(home / "notebooks" / "01_first.ipynb", profiles.load("tiny"), given)
+        study.execute(home / "notebooks" / "01_first.ipynb", config.load("tiny"), given)
     assert not (home / "runs").exists()
 
 
@@ -121,7 +125,7 @@ def test_a_profile_with_a_wrong_parameter_stops_before_the_first_chapter(home):
 def test_a_failed_chapter_stops_the_study_with_the_notebooks_own_sentence(home):
     write(home, "02_bad", "from dfnb import UserError\nraise UserError('rank must be at least 9, got 2')")
     write(home, "03_after")
-    with pytest.raises(study.StudyFailed, match="^02_bad failed: rank must be at least 9, got 2$"):
+    with pytest.raises(run_state.StudyFailed, match="^02_bad failed: rank must be at least 9, got 2$"):
         run_all()
     folder = home / "runs" / "tiny" / "02_bad"
     failed = json.loads((folder / "FAILED.json").read_text())
@@ -141,7 +145,7 @@ def test_a_failed_chapter_stops_the_study_with_the_notebooks_own_sentence(home):
 ])
 def test_a_notebook_that_does_not_reach_its_end_is_failed(home, body, reason, sentence):
     write(home, "01_first", body=body)
-    with pytest.raises(study.StudyFailed, match=sentence):
+    with pytest.raises(run_state.StudyFailed, match=sentence):
         run_all()
     folder = home / "runs" / "tiny" / "01_first"
     assert json.loads((folder / "FAILED.json").read_text())["reason"] == reason
@@ -150,8 +154,8 @@ def test_a_notebook_that_does_not_reach_its_end_is_failed(home, body, reason, se
 
 def test_a_killed_study_goes_on_where_it_stopped(home):
     write(home, "02_slow", body=f"import os, time\nif not os.path.exists('{home}/go'):\n    time.sleep(60)")
-    code = "from dfnb import study; study.run('tiny', ['01', '02'])"
-    runner = subprocess.Popen([sys.executable, "-c", code], cwd=paths.ROOT)
+    code = "from dfnb.runs import study; study.run('tiny', ['01', '02'])"
+    runner = subprocess.Popen([sys.executable, "-c", code], cwd=files.ROOT)
     slow = home / "runs" / "tiny" / "02_slow"
     while not (slow / "config.json").exists():
         assert runner.poll() is None
@@ -173,7 +177,7 @@ def test_an_interrupted_study_leaves_a_state_to_go_on_from(home):
     write(home, "01_first", body="import time\ntime.sleep(60)")
     command = [sys.executable, "-m", "dfnb.cli", "study", "--profile", "tiny"]
     heard = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # tests in the background of a shell ignore Ctrl-C
-    runner = subprocess.Popen(command, cwd=paths.ROOT, stderr=subprocess.PIPE, text=True, preexec_fn=heard)
+    runner = subprocess.Popen(command, cwd=files.ROOT, stderr=subprocess.PIPE, text=True, preexec_fn=heard)
     folder = home / "runs" / "tiny" / "01_first"
     while not (folder / "config.json").exists():
         assert runner.poll() is None
@@ -194,11 +198,11 @@ def test_a_changed_notebook_is_stale_and_runs_again(home):
 def test_a_notebook_that_differs_from_its_script_is_not_run(home):
     path = home / "notebooks" / "01_first.py"
     path.write_text(path.read_text().replace("print(rank)", "print(-rank)"))
-    assert study.differs() == ["01_first"]
+    assert notebooks.differs() == ["01_first"]
     with pytest.raises(UserError, match="01_first: script and notebook differ; `dfnb pair`"):
         study.run("tiny")
-    assert study.pair() == ["01_first"]
-    assert study.differs() == []
+    assert notebooks.pair() == ["01_first"]
+    assert notebooks.differs() == []
 
 
 def test_outputs_left_by_an_editor_do_not_make_a_pair_differ_in_code(home):
@@ -206,8 +210,8 @@ def test_outputs_left_by_an_editor_do_not_make_a_pair_differ_in_code(home):
     notebook = nbformat.read(path, as_version=4)
     notebook.cells[-1].outputs = [nbformat.v4.new_output("stream", text="2")]
     nbformat.write(notebook, path)
-    assert study.differs() == ["01_first"]
-    assert study.differs(exactly=False) == []
+    assert notebooks.differs() == ["01_first"]
+    assert notebooks.differs(exactly=False) == []
 
 
 def test_cell_ids_follow_from_the_name_and_the_place(home):
@@ -221,7 +225,7 @@ def test_a_book_is_refused_while_a_chapter_is_missing_and_built_when_all_are_don
     (source / "_config.yml").write_text('title: Tiny\nexecute:\n  execute_notebooks: "off"\n')
     (source / "_toc.yml").write_text("format: jb-book\nroot: index\nchapters:\n- file: chapters/01_first\n")
     (source / "index.md").write_text("# A tiny book\n")
-    write(home, "01_first", body="from dfnb import paths\nprint(paths.ROOT / 'x', run.folder)\n" + NAMED)
+    write(home, "01_first", body="from dfnb import files\nprint(files.ROOT / 'x', run.folder)\n" + NAMED)
     with pytest.raises(UserError, match="01_first is missing .* no book to print"):
         study.book("tiny", source=source)
     page = study.run("tiny", source=source)
@@ -229,7 +233,7 @@ def test_a_book_is_refused_while_a_chapter_is_missing_and_built_when_all_are_don
     assert "A tiny book" in page.read_text()
     chapter = (source / "_build" / "tiny" / "chapters" / "01_first.ipynb").read_text()
     assert "x runs/tiny/01_first" in chapter  # what was printed, without the folders of this machine
-    assert not any(word in chapter for word in (str(paths.ROOT), str(home / "runs"), "papermill", "iopub"))
+    assert not any(word in chapter for word in (str(files.ROOT), str(home / "runs"), "papermill", "iopub"))
     assert not (source / "chapters").exists()
     html = (page.parent / "chapters" / "01_first.html").read_text()  # names from outside stay text
     assert "The video &lt;img src=x onerror=alert(1)&gt; {eval}`1+1` *em* [a](javascript:b)." in html
@@ -242,6 +246,6 @@ def test_a_result_of_plain_papermill_counts_but_gives_no_page(home, monkeypatch)
     subprocess.run([sys.executable, "-m", "papermill", notebook, home / "out.ipynb", "-p", "rank", "3"],
                    env=env, check=True, capture_output=True)
     folder = home / "runs" / "tiny" / "01_first"
-    artefacts = ledger.read_json(folder / "DONE.json")["artefacts"]
+    artefacts = state.read_json(folder / "DONE.json")["artefacts"]
     assert set(artefacts) == {"config.json", "metrics.json", "timing.json"}
     assert study.status("tiny")[0]["why"].startswith("it was run outside of the study")

@@ -4,7 +4,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from dfnb import UserError, tables
+from dfnb import UserError
+from dfnb.evaluation import tables
 
 
 def score_table(model: str, split: int, reals: list[float], fakes: list[float]) -> pd.DataFrame:

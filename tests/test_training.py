@@ -8,8 +8,9 @@ import pytest
 import torch
 from torch import nn
 
-from dfnb import UserError, training
-from dfnb.training import Diverged, NoGradient, Schedule, balanced_loss, balanced_rows
+from dfnb import UserError
+from dfnb.detectors import training
+from dfnb.detectors.training import Diverged, NoGradient, Schedule, balanced_loss, balanced_rows
 
 
 class Brightness(nn.Module):

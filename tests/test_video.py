@@ -2,7 +2,7 @@ import av
 import numpy as np
 import pytest
 
-from dfnb import video
+from dfnb.data import video
 
 BITS = 8
 

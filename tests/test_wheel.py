@@ -8,7 +8,7 @@ import zipfile
 
 import pytest
 
-from dfnb import paths
+from dfnb import files
 
 pytestmark = pytest.mark.slow
 
@@ -18,8 +18,8 @@ def site(tmp_path_factory):
     """A folder with the unpacked wheel, as pip would lay it among the installed packages."""
     source, made = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("wheel")
     for name in ("pyproject.toml", "README.md", "LICENSE"):
-        shutil.copy(paths.ROOT / name, source)
-    shutil.copytree(paths.ROOT / "dfnb", source / "dfnb", ignore=shutil.ignore_patterns("__pycache__"))
+        shutil.copy(files.ROOT / name, source)
+    shutil.copytree(files.ROOT / "dfnb", source / "dfnb", ignore=shutil.ignore_patterns("__pycache__"))
     options = ["--quiet", "--no-deps", "--no-index", "--no-build-isolation", "-w", made]
     command = [sys.executable, "-m", "pip", "wheel", *options, source]
     subprocess.run(command, check=True)

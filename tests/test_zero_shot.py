@@ -7,11 +7,13 @@ import torch
 import transformers
 from safetensors.torch import save_file
 
-import dfnb.clip
-from dfnb import UserError, metrics
-from dfnb.crops import CropView
-from dfnb.demo import people, portraits
-from dfnb.methods import METHODS, zero_shot
+import dfnb.models.clip
+from dfnb import UserError
+from dfnb.data.crops import CropView
+from dfnb.demo import people
+from dfnb.detectors import METHODS, zero_shot
+from dfnb.evaluation import metrics
+from tools.tiny_clip import portraits
 
 
 @pytest.fixture
@@ -55,7 +57,7 @@ def test_the_ensemble_is_the_mean_direction_of_its_prompts(clip, detector):
 
 
 def test_the_right_words_find_blur_with_the_tiny_clip_and_swapped_ones_do_not(clip, cued):
-    tiny = dfnb.clip.load("tiny", device="cpu")
+    tiny = dfnb.models.clip.load("tiny", device="cpu")
     shots = [shot for at in range(8) for shot, *_ in portraits._shots(people.person(905, at), 1)]
     sharp = np.array(shots)[:, 4:68, 4:68]  # (8, 64, 64, 3), people whom the tiny CLIP has not seen
     blurred = np.array([cv2.GaussianBlur(image, (0, 0), 2) for image in sharp])

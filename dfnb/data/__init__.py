@@ -1,0 +1,1 @@
+"""Videos, face crops and splits."""

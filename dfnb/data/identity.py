@@ -1,0 +1,208 @@
+"""Who is in a video: identity groups, the leakage audit, and the files that say which ids belong together.
+
+The target of a fake is the scene it shows. A swap shows the source's face in it; a reenactment keeps the
+target's face and takes only the motion of the source.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
+
+from dfnb import UserError
+from dfnb.data.layouts import PARTS
+
+KEY = ["corpus", "method", "video"]
+SWAPS = {"Deepfakes", "FaceSwap", "FaceShifter", "DeepFakeDetection", "Celeb-synthesis"}
+REENACTMENTS = {"Face2Face", "NeuralTextures"}  # every other fake counts as a swap, the more careful reading
+LEAKS = ("frame", "scene", "face", "pair", "group")
+LISTS = {"train": "train.json", "validation": "val.json", "test": "test.json"}  # the names FF++ gives them
+
+
+def identity_groups(
+    videos: pd.DataFrame,
+    *,
+    youtube: Mapping[str, str] | None = None,
+    persons: Mapping[str, str] | None = None,
+) -> pd.Series:
+    """Return the identity group (int) of each row: connected components of the ids that belong together.
+
+    Ids are joined when a fake has them as target and source, when they are parts of one YouTube video
+    (`youtube`: id -> video) or show one person (`persons`: id -> person; or a column `person` of the videos, whose
+    targets are joined). Row order does not matter.
+    """
+    target = _nodes(videos, "target")
+    source = _nodes(videos, "source").where(videos["source"].notna(), target)
+    nodes = pd.concat([target, source]).drop_duplicates()
+    edges = [pd.DataFrame({"a": target, "b": source})]
+    edges += [_same(nodes, mapping) for mapping in (youtube, persons) if mapping]
+    if "person" in videos:
+        named = videos[videos["person"].notna()]
+        edges.append(pd.DataFrame({"a": target.loc[named.index], "b": "\0" + _nodes(named, "person")}))
+    names, ends = np.unique(pd.concat(edges).to_numpy(dtype=str).ravel(), return_inverse=True)
+    a, b = ends.reshape(-1, 2).T
+    graph = coo_array((np.ones(len(a)), (a, b)), shape=(len(names), len(names)))
+    _, component = connected_components(graph, directed=False)
+    return pd.Series(component[a[: len(videos)]].astype(int), index=videos.index, name="group")
+
+
+def shown(videos: pd.DataFrame) -> pd.Series:
+    """Return the id whose face each video shows: the source in swaps, else the target."""
+    keeps_face = videos["source"].isna() | videos["method"].isin(REENACTMENTS)
+    return videos["target"].where(keeps_face, videos["source"])
+
+
+def audit(parts: pd.DataFrame, videos: pd.DataFrame, *, groups: pd.Series | None = None) -> pd.DataFrame:
+    """Return which share of the test videos was seen in training, per method and kind of leak.
+
+    Kinds: frame (the same video), scene (its target's scene), face (the face it shows), pair (its target or
+    source in any role), group (its identity group; `groups` per row of `videos`, else from the pairs alone).
+    Columns: method, leak, videos (number of test videos), seen, seen_as_real, seen_as_fake (shares in [0,
+    1], by the label of the training videos).
+    """
+    table = _joined(parts, videos, groups)
+    test, train = table[table["part"] == "test"], table[table["part"] == "train"]
+    rows = []
+    for leak in LEAKS:
+        seen = _seen(_tokens(test, leak), _tokens(train, leak), train["label"])
+        shares = seen.reindex(test.index, fill_value=False).groupby(test["method"]).mean()
+        rows.append(shares.assign(leak=leak, videos=test.groupby("method").size()).reset_index())
+    result = pd.concat(rows, ignore_index=True)
+    result["leak"] = pd.Categorical(result["leak"], LEAKS)
+    order = ["method", "leak", "videos", "seen", "seen_as_real", "seen_as_fake"]
+    return result[order].sort_values(["method", "leak"], ignore_index=True).astype({"leak": str})
+
+
+def check_disjoint(
+    parts: pd.DataFrame,
+    videos: pd.DataFrame,
+    *,
+    groups: pd.Series | None = None,
+    between: Sequence[str] = PARTS,
+) -> None:
+    """Raise UserError, naming the ids, where an identity group stands in two of the parts `between`."""
+    table = _joined(parts[parts["part"].isin(between)], videos, groups)
+    spread = table.groupby("group")["part"].nunique()
+    guilty = table[table["group"].isin(spread.index[spread > 1])]
+    if guilty.empty:
+        return
+    ids = guilty.melt("part", ["target", "source"]).dropna().groupby("part")["value"].unique()
+    where = ids.map(sorted)
+    told = "; ".join(f"{part}: {_some(where[part])}" for part in between if part in where.index)
+    raise UserError(
+        f"{guilty['group'].nunique()} identity groups stand in more than one part ({told}); use the regime "
+        "'identity' or leave these ids out"
+    )
+
+
+def read_known(folder: Path | None, persons: Path | None = None) -> dict[str, dict]:
+    """Read what lies in `folder` of the data set's own files, as options for `splits.split`.
+
+    train.json, val.json and test.json become `lists` (part -> pairs of ids), conversion_dict.json becomes
+    `youtube` (id -> YouTube video), identities.csv (or the file `persons`) with columns id and person becomes
+    `persons`. UserError where some of the three lists are missing, or a named folder or file is not there.
+    """
+    known = {}
+    if folder is not None:
+        known = _of_folder(Path(folder))
+        own = Path(folder) / "identities.csv"
+        persons = own if persons is None and own.is_file() else persons
+    if persons is not None:
+        known["persons"] = _read_persons(Path(persons))
+    return known
+
+
+def _of_folder(folder: Path) -> dict[str, dict]:
+    if not folder.is_dir():
+        raise UserError(f"there is no folder {folder} of lists (corpus.lists); it holds {', '.join(LISTS.values())}")
+    known, lacking = {}, [name for name in LISTS.values() if not (folder / name).is_file()]
+    if lacking and len(lacking) < len(LISTS):
+        raise UserError(f"{folder} lacks {' and '.join(lacking)}; the official split needs all three lists")
+    if not lacking:
+        known["lists"] = {part: _read_pairs(folder / name) for part, name in LISTS.items()}
+    if (folder / "conversion_dict.json").is_file():
+        entries = _read_json(folder / "conversion_dict.json")
+        known["youtube"] = {name: entry.rsplit(" ", 1)[0] for name, entry in entries.items()}
+    return known
+
+
+def _read_persons(path: Path) -> dict[str, str]:
+    if not path.is_file():
+        raise UserError(f"there is no file {path} of persons (corpus.identities); it has the columns id and person")
+    table = pd.read_csv(path, dtype=str)
+    if not {"id", "person"} <= set(table):
+        raise UserError(f"{path} needs the columns id and person, has {list(table)}")
+    return dict(zip(table["id"], table["person"], strict=True))
+
+
+def _read_pairs(path: Path) -> list[tuple[str, str]]:
+    pairs = _read_json(path)
+    if not isinstance(pairs, list) or not all(isinstance(p, list) and len(p) == 2 for p in pairs):
+        raise UserError(f'{path} must be a list of pairs of ids such as [["071", "054"], ...]')
+    return [(str(a), str(b)) for a, b in pairs]
+
+
+def _read_json(path: Path):
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise UserError(f"{path} is not valid JSON ({error})") from error
+
+
+def _nodes(videos: pd.DataFrame, column: str) -> pd.Series:
+    """Name ids per corpus, since two corpora may both have an id 000."""
+    return videos["corpus"].astype(str) + "\0" + videos[column].astype(str)
+
+
+def _same(nodes: pd.Series, mapping: Mapping[str, str]) -> pd.DataFrame:
+    """Return edges from each id to the first id of its corpus that the mapping calls the same."""
+    table = nodes.str.split("\0", expand=True).set_axis(["corpus", "id"], axis=1).assign(a=nodes)
+    table["same"] = table["id"].map(dict(mapping))
+    table = table.dropna(subset=["same"]).sort_values("a")
+    return table.assign(b=table.groupby(["corpus", "same"])["a"].transform("first"))[["a", "b"]]
+
+
+def _joined(parts: pd.DataFrame, videos: pd.DataFrame, groups: pd.Series | None) -> pd.DataFrame:
+    """Return one row per video and part with its ids, label and group; frames are folded to their video."""
+    groups = identity_groups(videos) if groups is None else groups
+    columns = [*KEY, "label", "target", "source"]
+    known = videos[columns].assign(group=groups.to_numpy())
+    table = parts[[*KEY, "part"]].drop_duplicates().merge(known, on=KEY, how="left", validate="many_to_one")
+    if (unknown := table["target"].isna()).any():
+        raise UserError(
+            f"video {table.loc[unknown, 'video'].iloc[0]} has a part but is not in the videos table"
+        )
+    return table
+
+
+def _tokens(table: pd.DataFrame, leak: str) -> pd.Series:
+    """Return what each video is recognised by, one row per (video, token), indexed as the table."""
+    if leak == "frame":
+        return table[KEY].astype(str).agg("\0".join, axis=1)
+    if leak == "group":
+        return table["group"].astype(str)
+    if leak == "pair":
+        source = table[table["source"].notna()]
+        return pd.concat([_nodes(table, "target"), _nodes(source, "source")])
+    return _nodes(table.assign(face=shown(table)), "target" if leak == "scene" else "face")
+
+
+def _seen(test: pd.Series, train: pd.Series, label: pd.Series) -> pd.DataFrame:
+    """Return per test video whether any of its tokens is one of a training video, a real one, a fake one."""
+    labels = label.reindex(train.index)
+    flags = pd.DataFrame(
+        {
+            "seen": test.isin(set(train)),
+            "seen_as_real": test.isin(set(train[(labels == 0).to_numpy()])),
+            "seen_as_fake": test.isin(set(train[(labels == 1).to_numpy()])),
+        }
+    )
+    return flags.groupby(level=0).any()
+
+
+def _some(ids: Sequence[str], limit: int = 8) -> str:
+    return ", ".join(ids[:limit]) + (f" and {len(ids) - limit} more" if len(ids) > limit else "")

@@ -1,0 +1,46 @@
+"""Controls: crops and scores from which nothing about manipulation can be learnt, unless something leaks."""
+
+import copy
+
+import numpy as np
+import pandas as pd
+
+from dfnb.data.crops import KEY, CropView
+
+
+def shuffled(view: CropView, parts: pd.DataFrame, *, seed: int) -> CropView:
+    """The same crops, but half of each class's training and validation videos carry the other label.
+
+    Exactly half: a free permutation leaves a chance correlation with the true label, which a detector then finds.
+    Test labels stay as they are; ValueError where a test video trains too.
+    """
+    rng, flipped = np.random.default_rng(seed), []
+    videos = parts.drop_duplicates([*KEY, "part"]).sort_values(KEY)
+    learnt = videos[videos["part"] != "test"]
+    for _, rows in learnt.groupby(["part", learnt["method"] == "real"]):
+        flipped.append(rows.iloc[rng.permutation(len(rows))[: len(rows) // 2]])
+    keys = pd.MultiIndex.from_frame(pd.concat(flipped)[KEY])
+    if keys.isin(pd.MultiIndex.from_frame(videos.loc[videos["part"] == "test", KEY])).any():
+        raise ValueError("labels can only be shuffled where no test video trains")
+    flip = pd.MultiIndex.from_frame(view.frames[KEY]).isin(keys)
+    view = copy.copy(view)
+    view.frames = view.frames.assign(label=np.where(flip, 1 - view.labels, view.labels))
+    return view
+
+
+def background(view: CropView, margin: float) -> CropView:
+    """The crops without their faces, in memory: the detector's box is filled with one colour, the same in all.
+
+    The box is the middle 1 / margin of a crop; the colour is the mean over all boxes.
+    """
+    images = view.images()  # (n, size, size, 3)
+    inner = round(view.size / margin)
+    box = slice((view.size - inner) // 2, (view.size - inner) // 2 + inner)
+    images[:, box, box] = images[:, box, box].mean(axis=(0, 1, 2)).round().astype(np.uint8)
+    return CropView.of_arrays(images, view.frames)
+
+
+def missing(all_frames: pd.DataFrame) -> pd.DataFrame:
+    """Return the share of lost frames of each video as its score: corpus, method, video, group, label, score."""
+    lost = all_frames.assign(score=(all_frames["row"] < 0).astype(float))
+    return lost.groupby([*KEY, "group", "label"], as_index=False)["score"].mean()

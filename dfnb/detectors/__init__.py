@@ -1,0 +1,49 @@
+"""The detectors of the study: `METHODS` maps a name to a module with `fit` and `load`.
+
+fit(train, validation, *, clip, seed, **options) -> Detector, load(folder, clip) -> Detector.
+"""
+
+from importlib import import_module
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+
+from dfnb import UserError
+from dfnb.detectors import base
+from dfnb.models.clip import Clip
+
+NAMES = (
+    "probe",
+    "lora",
+    "full",
+    "layernorm",
+    "prompt",
+    "reprogramming",
+    "zero_shot",
+    "neighbours",
+    "components",
+    "multimodal",
+    "baselines",
+)
+METHODS = {name: import_module(f"dfnb.detectors.{name}") for name in NAMES}
+
+
+class Detector(Protocol):
+    """A fitted method."""
+
+    trainable: int  # number of trained parameters
+    history: list[dict]  # one row per epoch or candidate
+    card: dict  # options and whatever else is to be kept, e.g. "threshold"; all JSON
+
+    def score(self, crops) -> np.ndarray: ...  # (n,) float32, probability of fake per frame
+
+    def save(self, folder: Path) -> None: ...  # safetensors and JSON, never pickle
+
+
+def load(folder: Path, clip: Clip) -> Detector:
+    """The detector that lies in a folder, by whatever method its card names."""
+    method = base.peek(folder)["method"]
+    if method not in METHODS:
+        raise UserError(f"{folder} was fitted by {method!r}, which is none of {', '.join(METHODS)}")
+    return METHODS[method].load(folder, clip)

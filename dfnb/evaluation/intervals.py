@@ -1,0 +1,250 @@
+"""Honest intervals for an AUC: the unit is the video, the cluster is the identity group.
+
+Labels are 1 for fake and 0 for real. What the data cannot support is NaN with a reason, never an interval of
+zero width.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike
+from scipy.special import expit
+from scipy.stats import norm
+from scipy.stats import t as student
+
+from dfnb import UserError
+from dfnb.evaluation import metrics
+
+DRAWS = 2000  # bootstrap draws and permutations
+ENOUGH_GROUPS = 30  # per class; from here on the cluster bootstrap is the primary interval
+CHUNK = 2_000_000  # weights held at a time, so that memory stays flat
+NAN = float("nan")
+
+
+class Interval(NamedTuple):
+    """An estimate with its interval; `reason` says why a bound is NaN."""
+
+    value: float
+    low: float
+    high: float
+    kind: str
+    reason: str = ""
+
+
+def newcombe(auc: ArrayLike, positives: ArrayLike, negatives: ArrayLike, level: float = 0.95):
+    """Return (low, high), the score interval of an AUC with Hanley and McNeil's variance.
+
+    Newcombe (2006, Statistics in Medicine 25:559, method 5): the roots theta of (auc - theta)^2 = z^2
+    V(theta). It does not collapse at an AUC of 0 or 1. Takes numbers or arrays of one shape; NaN where a
+    class is empty.
+    """
+    given = [np.asarray(value, float) for value in (auc, positives, negatives)]
+    auc, positives, negatives = np.broadcast_arrays(*given)
+    valid = (positives >= 1) & (negatives >= 1) & (auc >= 0) & (auc <= 1)
+    z = norm.ppf((1 + level) / 2)
+    low = np.where(valid, _score_bound(auc, positives, negatives, z), NAN)
+    high = np.where(valid, 1 - _score_bound(1 - auc, positives, negatives, z), NAN)
+    return (float(low), float(high)) if low.ndim == 0 else (low, high)
+
+
+def delong(labels: ArrayLike, scores: ArrayLike, level: float = 0.95, *, logit: bool = False) -> Interval:
+    """Return DeLong's interval (1988), on the logit scale by option; too narrow for few videos of a class."""
+    kind = "logit-DeLong" if logit else "DeLong"
+    value = metrics.auc(labels, scores)
+    if reason := metrics.undefined(labels, scores):
+        return Interval(value, NAN, NAN, kind, reason)
+    error = float(delong_covariance(labels, np.atleast_2d(scores))[0, 0]) ** 0.5
+    if not error > 0:
+        return Interval(value, NAN, NAN, kind, "DeLong's variance is 0 or undefined on this data")
+    z = float(norm.ppf((1 + level) / 2))
+    if logit:
+        return Interval(value, *_on_logit_scale(value, z * error), kind)
+    return Interval(value, max(0.0, value - z * error), min(1.0, value + z * error), kind)
+
+
+def delong_covariance(labels: ArrayLike, scores: ArrayLike) -> np.ndarray:
+    """Return the covariance (models, models) of the AUCs of `scores` (models, n) by DeLong et al. (1988).
+
+    NaN where a class has fewer than two rows, since a sample variance needs two.
+    """
+    labels, scores = np.asarray(labels), np.asarray(scores, float)
+    fakes, reals = scores[:, labels == 1], scores[:, labels == 0]
+    if min(fakes.shape[1], reals.shape[1]) < 2:
+        return np.full((len(scores), len(scores)), NAN)
+    of_fakes = np.array([_placements(fake, real) for fake, real in zip(fakes, reals, strict=True)])
+    of_reals = np.array([1 - _placements(real, fake) for fake, real in zip(fakes, reals, strict=True)])
+    return np.atleast_2d(np.cov(of_fakes)) / fakes.shape[1] + np.atleast_2d(np.cov(of_reals)) / reals.shape[1]
+
+
+def cluster_bootstrap(
+    labels: ArrayLike,
+    scores: ArrayLike,
+    groups: ArrayLike,
+    *,
+    level: float = 0.95,
+    draws: int = DRAWS,
+    seed: int = 0,
+    percentile: bool = False,
+) -> Interval:
+    """Return the interval of the AUC over draws of whole groups, both classes present in each draw.
+
+    The draws give the standard error, the interval is Student's on the logit scale, with one degree of
+    freedom less than there are groups in the scarcer class: in simulation (`power.coverage`) it keeps its
+    level where the plain percentile interval, kept as an option, is too narrow.
+    """
+    kind = "percentile bootstrap" if percentile else "cluster bootstrap"
+    value = metrics.auc(labels, scores)
+    if reason := metrics.undefined(labels, scores) or too_few_groups(labels, groups):
+        return Interval(value, NAN, NAN, kind, reason)
+    drawn = bootstrap_aucs(labels, np.atleast_2d(scores), groups, draws=draws, seed=seed)[:, 0]
+    if np.ptp(drawn) == 0 or value in (0, 1):
+        return Interval(
+            value, NAN, NAN, kind, "all draws have the same AUC, so the bootstrap shows no spread"
+        )
+    if percentile:
+        return Interval(value, *percentiles(drawn, level), kind)
+    quantile = float(student.ppf((1 + level) / 2, min(groups_per_class(labels, groups)) - 1))
+    return Interval(value, *_on_logit_scale(value, quantile * float(drawn.std(ddof=1))), kind)
+
+
+def interval(
+    labels: ArrayLike,
+    scores: ArrayLike,
+    groups: ArrayLike,
+    *,
+    level: float = 0.95,
+    draws: int = DRAWS,
+    seed: int = 0,
+) -> Interval:
+    """Return the primary interval of a video-level AUC.
+
+    The cluster bootstrap where each class has 30 groups or more and the draws spread, else Newcombe's.
+    """
+    labels = np.asarray(labels)
+    if min(groups_per_class(labels, groups)) >= ENOUGH_GROUPS:
+        found = cluster_bootstrap(labels, scores, groups, level=level, draws=draws, seed=seed)
+        if not found.reason:
+            return found
+    value = metrics.auc(labels, scores)
+    bounds = newcombe(value, (labels == 1).sum(), (labels == 0).sum(), level)
+    return Interval(value, *bounds, "Newcombe", metrics.undefined(labels, scores))
+
+
+def bootstrap_aucs(
+    labels: ArrayLike, scores: ArrayLike, groups: ArrayLike, *, draws: int = DRAWS, seed: int = 0
+) -> np.ndarray:
+    """Return the AUC of each model in each draw of whole groups: scores (models, n) -> (draws, models).
+
+    All models see the same draws. A draw that lacks a class is drawn again.
+    """
+    if reason := metrics.undefined(labels, np.sum(scores, axis=0)):
+        raise ValueError(f"there is nothing to draw from: {reason}")
+    names, member = np.unique(np.asarray(groups), return_inverse=True)
+    aucs = [weighted_auc(labels, row) for row in np.asarray(scores, float)]
+    rng, kept, missing = np.random.default_rng(seed), [], draws
+    step = max(1, CHUNK // max(len(names), len(member)))
+    while missing > 0:
+        count = min(step, missing)
+        weights = _draw(rng, count, len(names))[:, member]
+        found = np.stack([auc(weights) for auc in aucs], axis=1)
+        kept.append(found[~np.isnan(found).any(axis=1)])
+        missing -= len(kept[-1])
+    return np.concatenate(kept)
+
+
+def weighted_auc(labels: ArrayLike, scores: ArrayLike) -> Callable[[np.ndarray], np.ndarray]:
+    """Return a function from weights (draws, n) to the AUC of each draw; sorting is done once.
+
+    A draw without weight in a class has the AUC NaN.
+    """
+    labels, scores = np.asarray(labels), np.asarray(scores, float)
+    fakes, reals = np.flatnonzero(labels == 1), np.flatnonzero(labels == 0)
+    reals = reals[np.argsort(scores[reals], kind="stable")]
+    below = np.searchsorted(scores[reals], scores[fakes], side="left")
+    upto = np.searchsorted(scores[reals], scores[fakes], side="right")
+
+    def auc(weights: np.ndarray) -> np.ndarray:
+        total = np.zeros((len(weights), len(reals) + 1))
+        np.cumsum(weights[:, reals], axis=1, out=total[:, 1:])
+        fake = weights[:, fakes]
+        wins = (fake * (total[:, below] + total[:, upto])).sum(axis=1) / 2
+        pairs = fake.sum(axis=1) * total[:, -1]
+        return np.divide(wins, pairs, out=np.full(len(weights), NAN), where=pairs > 0)
+
+    return auc
+
+
+def percentiles(drawn: np.ndarray, level: float) -> tuple[float, float]:
+    """Return the two percentiles that leave (1 - level) / 2 outside on each side."""
+    low, high = np.quantile(drawn, [(1 - level) / 2, (1 + level) / 2])
+    return float(low), float(high)
+
+
+def groups_per_class(labels: ArrayLike, groups: ArrayLike) -> tuple[int, int]:
+    """Return in how many identity groups the reals and the fakes stand."""
+    labels, groups = np.asarray(labels), np.asarray(groups)
+    return len(set(groups[labels == 0].tolist())), len(set(groups[labels == 1].tolist()))
+
+
+def too_few_groups(labels: ArrayLike, groups: ArrayLike) -> str:
+    """Return why groups cannot be resampled, or ""; each class must stand in at least two groups."""
+    for found, name in zip(groups_per_class(labels, groups), ("real", "fake"), strict=True):
+        if found < 2:
+            return f"the {name} videos belong to fewer than two identity groups"
+    return ""
+
+
+def grouped_folds(labels: ArrayLike, groups: ArrayLike, folds: int = 5, *, seed: int = 0) -> np.ndarray:
+    """Return a fold (n,) in 0..folds-1 per row: whole groups, each class spread as evenly as groups allow.
+
+    Cross-fitting over the folds makes every video a test video once. Raises UserError for too few groups.
+    """
+    labels = np.asarray(labels)
+    names, member = np.unique(np.asarray(groups), return_inverse=True)
+    if not 2 <= folds <= len(names):
+        raise UserError(f"folds must be from 2 to the number of identity groups ({len(names)}), got {folds}")
+    sizes = np.stack([np.bincount(member, labels == label, len(names)) for label in (0, 1)], axis=1)
+    order = np.random.default_rng(seed).permutation(len(names))
+    order = order[np.argsort(-sizes[order].sum(axis=1), kind="stable")]  # large first, equal ones at random
+    share = np.maximum(sizes.sum(axis=0), 1)
+    fold, filled = np.zeros(len(names), int), np.zeros((folds, 2))
+    for group in order:
+        burden = (filled / share) @ (sizes[group] / share) + 1e-9 * filled.sum(axis=1)
+        burden[filled.any(axis=1)] += (~filled.any(axis=1)).any() * folds  # no fold stays empty
+        fold[group] = np.argmin(burden)
+        filled[fold[group]] += sizes[group]
+    return fold[member]
+
+
+def _score_bound(auc: np.ndarray, positives: np.ndarray, negatives: np.ndarray, z: float) -> np.ndarray:
+    """Return the lower root by bisection: left of it auc - theta - z sqrt(V(theta)) is positive."""
+    half = (positives + negatives) / 2 - 1  # Newcombe's N*
+    low, high = np.zeros_like(auc), auc.copy()
+    for _ in range(60):  # halves [0, 1] below the precision of a float
+        theta = (low + high) / 2
+        inner = 1 + half * ((1 - theta) / (2 - theta) + theta / (1 + theta))
+        with np.errstate(divide="ignore", invalid="ignore"):
+            spread = np.sqrt(np.maximum(theta * (1 - theta) * inner / (positives * negatives), 0))
+        left = auc - theta > z * spread
+        low, high = np.where(left, theta, low), np.where(left, high, theta)
+    return (low + high) / 2
+
+
+def _on_logit_scale(value: float, half: float) -> tuple[float, float]:
+    """Return value -+ half after a move to the logit scale and back, which keeps the bounds inside (0, 1)."""
+    centre, half = np.log(value / (1 - value)), half / (value * (1 - value))
+    return float(expit(centre - half)), float(expit(centre + half))
+
+
+def _placements(these: np.ndarray, others: np.ndarray) -> np.ndarray:
+    """Return per value the share of `others` below it, ties one half."""
+    others = np.sort(others)
+    below, upto = (np.searchsorted(others, these, side) for side in ("left", "right"))
+    return (below + upto) / (2 * len(others))
+
+
+def _draw(rng: np.random.Generator, count: int, groups: int) -> np.ndarray:
+    """Return how often each group is drawn, (count, groups); a row is one draw with replacement."""
+    picked = rng.integers(0, groups, (count, groups)) + groups * np.arange(count)[:, None]
+    return np.bincount(picked.ravel(), minlength=count * groups).reshape(count, groups).astype(float)

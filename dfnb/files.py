@@ -1,0 +1,121 @@
+"""Where things lie, and the one way anything is written: completely or not at all."""
+
+import contextlib
+import hashlib
+import os
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+
+from dfnb import UserError
+
+ROOT = Path(__file__).resolve().parent.parent  # the repository, where the package is not installed apart from it
+
+
+def of_clone(name: str) -> Path:
+    """A folder of the repository that does not come with an installed package; UserError where it is not there."""
+    if not (ROOT / name).is_dir():
+        raise UserError(f"there is no folder {name}/ in {ROOT}: this command needs a clone of the repository, whose "
+                        "notebooks and profiles do not come with the installed package; `git clone` it and call `make "
+                        "study` there. demo, corpus, evaluate, score and export work without one")
+    return ROOT / name
+
+
+def data() -> Path:
+    """Folder of the corpora (`DFNB_DATA`, else `data/` in the repository)."""
+    return Path(os.environ.get("DFNB_DATA") or ROOT / "data").resolve()
+
+
+def cache() -> Path:
+    """Folder of crops and features (`DFNB_CACHE`, else `cache/` in the repository, else the user's); safe to delete."""
+    own = ROOT / "cache" if (ROOT / "params").is_dir() else Path("~/.cache/dfnb").expanduser()
+    return Path(os.environ.get("DFNB_CACHE") or own).resolve()
+
+
+def runs() -> Path:
+    """Folder of executed notebooks and their results (`DFNB_RUNS`, else `runs/` in the repository)."""
+    return Path(os.environ.get("DFNB_RUNS") or ROOT / "runs").resolve()
+
+
+@contextlib.contextmanager
+def atomic(path: Path) -> Iterator[Path]:
+    """Yield a temporary path with the same suffix; on a clean exit it replaces `path`, durably.
+
+    A reader sees the old file or the whole new one, after a crash too: the file is synced before the
+    replacement and the folder after it. On an error the temporary file is removed and `path` is untouched.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}-", suffix=path.suffix)
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        yield temporary
+        temporary.chmod(0o644)
+        _sync(temporary)
+        temporary.replace(path)
+        _sync(path.parent)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def atomic_write(path: Path, content: bytes | str) -> None:
+    """Write `content` to `path` through `atomic`; text is stored as UTF-8."""
+    with atomic(path) as temporary:
+        temporary.write_bytes(content.encode() if isinstance(content, str) else content)
+
+
+def _sync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+_whole: set[tuple] = set()  # files whose digest this process has checked, as they were then
+
+
+def kept(path: Path, shape: tuple[int, ...], build: Callable[[np.ndarray], None]) -> np.ndarray:
+    """The float32 array at `path`, memory-mapped read-only; `build` fills it when it is missing or damaged.
+
+    The file is a plain .npy followed by the SHA-256 of all before it, so one replacement publishes both and
+    two processes that build the same array cannot mix theirs. `path` must name the content.
+    """
+    if not _intact(path, shape):
+        with atomic(path) as temporary:
+            array = np.lib.format.open_memmap(temporary, "w+", np.float32, shape)
+            build(array)
+            array.flush()
+            del array
+            digest = _digest(temporary, temporary.stat().st_size)
+            with temporary.open("ab") as file:
+                file.write(digest)
+    return np.load(path, mmap_mode="r", allow_pickle=False)
+
+
+def _intact(path: Path, shape: tuple[int, ...]) -> bool:
+    """Whether the file is whole: the right shape and type, and a digest that fits its bytes; checked once a process."""
+    if not path.is_file() or (body := path.stat().st_size - hashlib.sha256().digest_size) <= 0:
+        return False
+    facts = path.stat()
+    if (seen := (path, facts.st_ino, facts.st_size, facts.st_mtime_ns)) not in _whole:
+        with path.open("rb") as file:
+            file.seek(body)
+            if file.read() != _digest(path, body):
+                return False
+        _whole.add(seen)
+    array = np.load(path, mmap_mode="r", allow_pickle=False)
+    return array.shape == shape and array.dtype == np.float32
+
+
+def _digest(path: Path, length: int) -> bytes:
+    """SHA-256 of the first `length` bytes, read in pieces so that memory stays flat."""
+    total = hashlib.sha256()
+    with path.open("rb") as file:
+        while length > 0 and (piece := file.read(min(length, 1 << 22))):
+            total.update(piece)
+            length -= len(piece)
+    return total.digest()

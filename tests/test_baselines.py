@@ -1,0 +1,106 @@
+"""Trivial answers."""
+
+import cv2
+import numpy as np
+import pandas as pd
+import pytest
+from safetensors.numpy import save_file
+
+from dfnb import UserError
+from dfnb.data.crops import CropView
+from dfnb.detectors import METHODS, baselines
+from dfnb.evaluation import metrics
+
+
+@pytest.fixture
+def store(cued):
+    """Four videos of four frames each; "b" lost one, "c" two and "d" three of them; a and b are real."""
+    table = pd.DataFrame({"corpus": "noise", "method": np.repeat(["real", "real", "grid", "grid"], 4),
+                          "video": np.repeat(list("abcd"), 4), "label": np.repeat([0, 0, 1, 1], 4),
+                          "frame": list(range(4)) * 4,
+                          "row": [0, 1, 2, 3, 0, -1, 1, 2, -1, -1, 0, 1, 0, -1, -1, -1]})  # fmt: skip
+    kept = table[table.row >= 0].reset_index(drop=True)
+    source = cued[0].select(np.arange(len(kept)))._source
+    return CropView(kept, source, 64, all_frames=table, asked=4)
+
+
+def fit(clip, train, validation, kind):
+    return METHODS["baselines"].fit(train, validation, clip=clip, kind=kind)
+
+
+def test_a_constant_answer_is_fake_and_learns_nothing(clip, cued):
+    detector = baselines.fit(cued[0], cued[1], clip=clip)
+    assert (detector.score(cued[2]) == 1).all() and detector.trainable == 0
+    assert detector.history[0]["validation_auc"] == 0.5
+
+
+def test_the_prior_is_the_share_of_fakes_in_training(clip, cued):
+    train = cued[0].select(np.r_[np.flatnonzero(cued[0].labels == 1)[:30], np.flatnonzero(cued[0].labels == 0)[:10]])
+    detector = fit(clip, train, cued[1], "prior")
+    assert (detector.score(cued[2]) == 0.75).all() and detector.trainable == 1
+    assert detector.history[0]["validation_auc"] == 0.5
+
+
+def test_missingness_is_the_share_of_lost_frames_of_the_video(clip, store):
+    detector = fit(clip, store, store, "missingness")
+    scores = pd.Series(detector.score(store)).groupby(store.frames.video).unique()
+    assert {video: list(values) for video, values in scores.items()} == {"a": [0], "b": [0.25], "c": [0.5], "d": [0.75]}
+    assert detector.trainable == 0 and detector.history[0]["validation_auc"] == 1
+    some = store.select(store.frames.video == "d")  # a selection knows the frames of the whole store
+    assert detector.score(some).tolist() == [0.75]
+
+
+def test_missingness_needs_a_store(clip, cued):
+    with pytest.raises(UserError, match="crops in memory do not say which frames were lost"):
+        fit(clip, cued[0], cued[1], "missingness")
+
+
+def test_sharpness_is_the_log_variance_of_the_laplacian(cued):
+    some = cued[0].select(np.arange(3))
+    kernel = np.array([[0, 1, 0], [1, -4, 1], [0, 1, 0]])
+    for value, image in zip(baselines.log_sharpness(some), some.images(), strict=True):
+        grey = np.pad(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY).astype(float), 1, mode="reflect")
+        windows = np.lib.stride_tricks.sliding_window_view(grey, (3, 3))
+        assert value == pytest.approx(np.log((windows * kernel).sum((2, 3)).var()))
+
+
+def test_sharpness_finds_blurred_fakes_and_nothing_in_equal_ones(clip, cued):
+    def blurred(view):
+        images = [cv2.GaussianBlur(image, (0, 0), 0.6) if label else image
+                  for image, label in zip(view.images(), view.labels, strict=True)]  # fmt: skip
+        return CropView.of_arrays(np.array(images), view.frames)
+
+    train, validation, test = (blurred(view) for view in cued)
+    detector = fit(clip, train, validation, "sharpness")
+    assert metrics.auc(test.labels, detector.score(test)) == 1 and detector.values[0] < 0
+    assert ((detector.score(test) > 0.5) == test.labels).mean() > 0.9
+    assert detector.trainable == 2 == detector.values.size
+    black = CropView.of_arrays(np.zeros((1, 64, 64, 3), np.uint8), test.frames.iloc[:1])
+    assert np.isfinite(detector.score(black)).all()
+
+
+def test_sharpness_is_one_plain_logistic_regression(clip, cued):
+    scores, x = fit(clip, cued[0], cued[1], "sharpness").score(cued[0]), baselines.log_sharpness(cued[0])
+    weight = np.where(cued[0].labels, 1 / cued[0].labels.sum(), 1 / (1 - cued[0].labels).sum())
+    residual = (scores - cued[0].labels) * weight  # at the maximum likelihood, orthogonal to the intercept and to x
+    assert abs(residual.sum()) < 1e-3 and abs((residual * (x - x.mean())).sum()) < 1e-3
+
+
+@pytest.mark.parametrize("kind", baselines.KINDS)
+def test_a_saved_answer_scores_the_same_bits(clip, store, kind, tmp_path):
+    detector = fit(clip, store, store, kind)
+    detector.card["threshold"] = 0.25
+    detector.save(tmp_path)
+    loaded = baselines.load(tmp_path, clip)
+    np.testing.assert_array_equal(loaded.score(store), detector.score(store))
+    assert loaded.score(store).dtype == np.float32
+    assert loaded.card == detector.card and loaded.trainable == detector.trainable == baselines.KINDS[kind]
+
+
+def test_values_that_do_not_fit_and_unknown_kinds_are_refused(clip, cued, tmp_path):
+    baselines.fit(cued[0], cued[1], clip=clip).save(tmp_path)
+    save_file({"values": np.ones(2)}, tmp_path / "trivial.safetensors")
+    with pytest.raises(UserError, match="of another shape: values"):
+        baselines.load(tmp_path, clip)
+    with pytest.raises(UserError, match="kind must be one of constant, prior, missingness, sharpness, got 'random'"):
+        fit(clip, cued[0], cued[1], "random")

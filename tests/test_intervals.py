@@ -1,0 +1,319 @@
+"""Intervals and comparisons: properties, brute force, coverage in simulation, and data that supports none."""
+
+import itertools
+import math
+import time
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from dfnb import UserError
+from dfnb.evaluation import comparison, intervals, metrics, power, published
+
+QUICK = settings(max_examples=40, deadline=None)
+
+
+@st.composite
+def grouped(draw):
+    """Labels, scores of two models with ties, and groups; two or more rows of each class."""
+    labels = np.array([0, 0, 1, 1, *draw(st.lists(st.integers(0, 1), max_size=16))])
+    first, second = (np.array([draw(st.integers(0, 8)) / 8 for _ in labels]) for _ in range(2))
+    groups = np.array([draw(st.integers(0, 6)) for _ in labels])
+    return labels, first, second, groups
+
+
+def drawn(seed=0, reals=10, fakes=100, shift=1.5):
+    """Binormal scores with groups of FF++ pairs."""
+    rng = np.random.default_rng(seed)
+    labels = np.repeat([0, 1], [reals, fakes])
+    groups = np.concatenate([np.arange(reals), np.arange(fakes)]) // 2
+    return labels, rng.normal(size=len(labels)) + shift * labels, groups
+
+
+@QUICK
+@given(st.floats(0, 1), st.integers(1, 200), st.integers(1, 200))
+def test_newcombe_lies_in_the_unit_interval_holds_the_auc_and_has_a_width(auc, positives, negatives):
+    low, high = intervals.newcombe(auc, positives, negatives)
+    assert 0 <= low <= auc + 1e-12 and auc - 1e-12 <= high <= 1
+    assert high - low > min(0.01, 3 / (positives + negatives))  # a hundredth, but for more than 300 videos
+    mirrored = intervals.newcombe(1 - auc, negatives, positives)
+    assert mirrored == pytest.approx((1 - high, 1 - low), abs=1e-9)
+
+
+@QUICK
+@given(st.floats(0.01, 0.99), st.integers(2, 200), st.integers(2, 200))
+def test_newcombe_bounds_are_roots_of_its_equation(auc, positives, negatives):
+    for theta in intervals.newcombe(auc, positives, negatives):
+        half = (positives + negatives) / 2 - 1
+        inner = 1 + half * (1 - theta) / (2 - theta) + half * theta / (1 + theta)
+        variance = theta * (1 - theta) * inner / (positives * negatives)
+        assert (auc - theta) ** 2 == pytest.approx(1.959964**2 * variance, rel=1e-5)
+
+
+def test_newcombe_does_not_collapse_at_one_and_narrows_with_videos():
+    low, high = intervals.newcombe(1.0, 100, 10)
+    assert low == pytest.approx(0.8913, abs=1e-4) and high == 1
+    widths = [np.ptp(intervals.newcombe(0.886, 100, reals)) for reals in (10, 20, 100, 1000)]
+    assert widths == sorted(widths, reverse=True)
+    low, high = intervals.newcombe([0.5, 1.0, 0.5], [10, 10, 0], 10)
+    assert np.isnan(low).tolist() == np.isnan(high).tolist() == [False, False, True]
+
+
+@QUICK
+@given(grouped())
+def test_delong_equals_the_u_statistics_over_all_pairs(data):
+    labels, first, second, _ = data
+    kernels = []
+    for scores in (first, second):
+        fakes, reals = scores[labels == 1][:, None], scores[labels == 0][None]
+        kernels.append((fakes > reals) + 0.5 * (fakes == reals))
+    expected = np.empty((2, 2))
+    for i, j in itertools.product(range(2), repeat=2):
+        by_fake = np.cov(kernels[i].mean(axis=1), kernels[j].mean(axis=1))[0, 1]
+        by_real = np.cov(kernels[i].mean(axis=0), kernels[j].mean(axis=0))[0, 1]
+        expected[i, j] = by_fake / kernels[i].shape[0] + by_real / kernels[i].shape[1]
+    np.testing.assert_allclose(intervals.delong_covariance(labels, [first, second]), expected, atol=1e-12)
+
+
+@QUICK
+@given(grouped())
+def test_every_interval_is_inside_the_unit_interval_or_nan_with_a_reason(data):
+    labels, scores, _, groups = data
+    found = [
+        intervals.cluster_bootstrap(labels, scores, groups, draws=50),
+        intervals.cluster_bootstrap(labels, scores, groups, draws=50, percentile=True),
+        intervals.delong(labels, scores),
+        intervals.delong(labels, scores, logit=True),
+        intervals.interval(labels, scores, groups, draws=50),
+    ]
+    for one in found:
+        assert one.value == metrics.auc(labels, scores)
+        if one.reason:
+            assert math.isnan(one.low) and math.isnan(one.high)
+        else:
+            assert 0 <= one.low < one.high <= 1
+
+
+@QUICK
+@given(grouped(), st.integers(0, 9))
+def test_a_weighted_auc_is_the_auc_of_the_repeated_rows(data, seed):
+    labels, scores, _, _ = data
+    weights = np.random.default_rng(seed).integers(0, 4, (5, len(labels)))
+    found = intervals.weighted_auc(labels, scores)(weights.astype(float))
+    for row, auc in zip(weights, found, strict=True):
+        expected = metrics.auc(np.repeat(labels, row), np.repeat(scores, row))
+        assert auc == pytest.approx(expected, abs=1e-12, nan_ok=True)
+
+
+def test_rows_that_belong_together_make_the_interval_wider():
+    labels, scores, _ = drawn(reals=40, fakes=40)
+    copies = np.repeat(np.arange(80), 10)  # ten equal frames of each video
+    alone = intervals.cluster_bootstrap(labels, scores, np.arange(80))
+    as_groups = intervals.cluster_bootstrap(labels[copies], scores[copies], copies)
+    as_rows = intervals.cluster_bootstrap(labels[copies], scores[copies], np.arange(800))
+    assert as_groups.high - as_groups.low == pytest.approx(alone.high - alone.low, rel=0.15)
+    assert as_rows.high - as_rows.low < 0.5 * (as_groups.high - as_groups.low)
+
+
+def test_the_primary_interval_is_newcombe_until_each_class_has_thirty_groups():
+    assert intervals.interval(*drawn(reals=10, fakes=100)).kind == "Newcombe"
+    assert intervals.interval(*drawn(reals=58, fakes=100)).kind == "Newcombe"
+    assert intervals.interval(*drawn(reals=60, fakes=100)).kind == "cluster bootstrap"
+    labels, _, groups = drawn(reals=60, fakes=100)
+    perfect = intervals.interval(labels, labels.astype(float), groups)
+    assert perfect.kind == "Newcombe" and perfect.low < 1 == perfect.high
+
+
+@pytest.mark.parametrize(
+    ("labels", "scores", "groups", "reason"),
+    [
+        ([1, 1, 1], [0.1, 0.2, 0.3], [0, 1, 2], "only fake rows"),
+        ([0, 1, 1], [0.1, math.nan, 0.3], [0, 1, 2], "1 of 3 scores are NaN"),
+        ([0, 0, 1, 1], [0.1, 0.2, 0.3, 0.1], [0, 0, 1, 2], "real videos belong to fewer than two"),
+        ([0, 0, 1, 1], [0.1, 0.2, 0.3, 0.4], [0, 1, 2, 3], "no spread"),
+        ([0, 0, 1, 1], [0.5, 0.5, 0.5, 0.5], [0, 1, 2, 3], "no spread"),
+    ],
+)
+def test_a_bootstrap_without_support_is_nan_with_a_reason(labels, scores, groups, reason):
+    found = intervals.cluster_bootstrap(labels, scores, groups, draws=50)
+    assert math.isnan(found.low) and reason in found.reason
+    told = comparison.compare(labels, scores, scores, groups, draws=50)
+    assert math.isnan(told["low"]) and told["says"].startswith("The difference has no interval")
+
+
+def test_draws_depend_on_the_seed_alone():
+    labels, scores, groups = drawn()
+    one, same, other = (intervals.bootstrap_aucs(labels, [scores], groups, seed=seed) for seed in (1, 1, 2))
+    assert (one == same).all() and (one != other).any() and one.shape == (2000, 1)
+
+
+def test_a_bootstrap_of_eleven_thousand_videos_takes_well_under_a_few_seconds():
+    labels, scores, groups = drawn(reals=1010, fakes=10_100)
+    start = time.perf_counter()
+    intervals.cluster_bootstrap(labels, scores, groups)
+    assert time.perf_counter() - start < 3  # about 0.4 s on a quiet machine
+
+
+@pytest.mark.parametrize(
+    ("auc", "reals", "fakes"),
+    [(0.8, 10, 100), (0.9, 10, 100), (0.95, 10, 100), (0.98, 10, 100)]
+    + [(0.8, 140, 140), (0.9, 140, 140), (0.95, 140, 140)],
+)
+def test_newcombe_covers_the_truth_in_94_to_98_of_100_samples(auc, reals, fakes):
+    found = power.coverage(auc, reals, fakes, repeats=1000, seed=7).set_index("kind")["coverage"]
+    assert 0.94 <= found["Newcombe"] <= 0.98 + 0.005  # one standard error of 1,000 repeats above 98 %
+    if reals == 10:
+        assert found["DeLong"] < 0.92  # why it is not the primary interval
+
+
+@pytest.mark.parametrize("within", [0.0, 0.3])
+def test_the_cluster_bootstrap_keeps_its_level_with_seventy_pairs(within):
+    found = power.coverage(0.9, 140, 140, repeats=400, within=within, bootstrap_draws=300, seed=3)
+    assert 0.93 <= found.set_index("kind")["coverage"]["cluster bootstrap"] <= 0.98
+
+
+def test_power_is_what_was_simulated_for_the_plan():
+    assert power.power(0.90, 0.95, 10, 100) == pytest.approx(0.19, abs=0.04)
+    assert power.power(0.90, 0.95, 28, 112) == pytest.approx(0.52, abs=0.05)
+    assert power.power(0.90, 0.95, 140, 560) > 0.98
+    assert power.power(0.90, 0.90, 140, 140) == pytest.approx(0.05, abs=0.025)
+
+
+@QUICK
+@given(grouped(), st.integers(0, 3))
+def test_a_comparison_turns_its_sign_when_the_models_change_places(data, seed):
+    labels, first, second, groups = data
+    there = comparison.compare(labels, first, second, groups, draws=60, seed=seed)
+    back = comparison.compare(labels, second, first, groups, draws=60, seed=seed)
+    assert there["difference"] == pytest.approx(-back["difference"], abs=1e-12)
+    assert there["p_permutation"] == pytest.approx(back["p_permutation"])
+    if not there["reason"]:
+        assert (there["low"], there["high"]) == pytest.approx((-back["high"], -back["low"]), abs=1e-12)
+        assert there["detectable"] > 0
+
+
+def test_the_permutation_agrees_with_all_swaps_of_six_groups():
+    labels = np.array([0, 0, 0, 0, 1, 1, 1, 1])
+    first = np.array([1.0, 2, 3, 6, 4, 5, 7, 8])
+    second = np.array([1.0, 5, 7, 6, 4, 2, 3, 8])
+    groups = np.array([0, 1, 2, 2, 3, 4, 5, 5])
+    observed = abs(metrics.auc(labels, first) - metrics.auc(labels, second))
+    extreme = 0
+    for swaps in itertools.product([False, True], repeat=6):
+        swap = np.array(swaps)[groups]
+        difference = metrics.auc(labels, np.where(swap, second, first))
+        difference -= metrics.auc(labels, np.where(swap, first, second))
+        extreme += abs(difference) >= observed - 1e-12
+    found = comparison.paired_permutation(labels, first, second, groups, draws=4000)
+    assert found == pytest.approx(extreme / 64, abs=0.03)
+
+
+def test_a_permutation_does_not_mind_that_two_models_use_two_scales():
+    labels, scores, groups = drawn(fakes=40)
+    assert comparison.paired_permutation(labels, scores, 100 * scores - 7, groups, draws=200) == 1
+
+
+def test_two_models_far_apart_are_told_apart_and_two_equal_ones_never_called_equal():
+    labels, scores, groups = drawn(reals=60, fakes=100, shift=2)
+    noise = np.random.default_rng(5).normal(size=len(labels))
+    far = comparison.compare(labels, scores, noise, groups)
+    assert far["low"] > 0 and far["p_permutation"] < 0.01 and far["p_delong"] < 0.01
+    assert far["says"].startswith("The first model ranks these videos better")
+    near = comparison.compare(labels, scores, scores + 0.3 * noise, groups)
+    assert "do not tell the two models apart" in near["says"] and "no difference" not in near["says"]
+
+
+def test_the_detectable_difference_is_the_sum_of_two_quantiles():
+    assert comparison.detectable_difference(0.01) == pytest.approx((1.959964 + 0.841621) * 0.01, abs=1e-8)
+
+
+def test_models_of_different_length_are_refused():
+    with pytest.raises(UserError, match="same videos in the same order"):
+        comparison.compare([0, 1], [0.1, 0.2], [0.1], [0, 1])
+
+
+def test_seed_spread_and_sampling_spread_are_two_numbers():
+    labels, scores, groups = drawn(reals=40, fakes=80)
+    same = comparison.seed_spread(labels, [scores, scores, scores], groups)
+    assert same["seed_sd"] == 0 and same["sampling_sd"] > 0.01
+    noisy = [scores + np.random.default_rng(seed).normal(size=len(scores)) for seed in range(3)]
+    spread = comparison.seed_spread(labels, noisy, groups)
+    aucs = [metrics.auc(labels, row) for row in noisy]
+    assert spread["seed_sd"] == pytest.approx(np.std(aucs, ddof=1))
+    assert (spread["seed_min"], spread["seed_max"]) == (min(aucs), max(aucs))
+    assert math.isnan(comparison.seed_spread(labels, [scores], groups)["seed_sd"])
+
+
+@QUICK
+@given(grouped(), st.integers(2, 3), st.integers(0, 4))
+def test_folds_keep_groups_whole_and_test_every_row_once(data, folds, seed):
+    labels, _, _, groups = data
+    if len(set(groups)) < folds:
+        with pytest.raises(UserError, match="folds must be from 2"):
+            intervals.grouped_folds(labels, groups, folds, seed=seed)
+        return
+    fold = intervals.grouped_folds(labels, groups, folds, seed=seed)
+    assert set(fold) == set(range(folds))
+    assert all(len(set(fold[groups == group])) == 1 for group in set(groups))
+
+
+def test_folds_spread_each_class_evenly():
+    labels, _, groups = drawn(reals=20, fakes=100)
+    fold = intervals.grouped_folds(labels, groups, 5)
+    assert np.bincount(fold[labels == 0]).tolist() == [4] * 5
+    assert np.bincount(fold[labels == 1]).tolist() == [20] * 5
+
+
+def equal_cells(seed, cells, correlation=0.8):
+    rng, (labels, _, groups) = np.random.default_rng(seed), drawn()
+    common, own = rng.normal(size=len(labels)), rng.normal(size=(cells, len(labels)))
+    shift = 1.4657 * labels  # AUC 0.85
+    return labels, np.sqrt(correlation) * common + np.sqrt(1 - correlation) * own + shift, groups
+
+
+def test_picking_the_best_of_equal_cells_is_optimistic_by_about_what_is_estimated():
+    known = power.expected_optimism(27, 0.85, 10, 100, correlation=0.8)["optimism"]
+    estimates = [power.optimism_of_best(*equal_cells(seed, 27), draws=200)["optimism"] for seed in range(20)]
+    assert known == pytest.approx(0.06, abs=0.01)
+    assert np.mean(estimates) == pytest.approx(known, abs=0.02)
+
+
+def test_one_cell_has_no_optimism_and_one_class_has_a_reason():
+    assert power.expected_optimism(1, 0.85, 10, 100, correlation=0.8)["optimism"] == pytest.approx(
+        0, abs=0.01
+    )
+    labels, scores, groups = equal_cells(0, 1)
+    assert power.optimism_of_best(labels, scores, groups)["optimism"] == pytest.approx(0, abs=0.02)
+    assert (
+        "only fake" in power.optimism_of_best(labels[labels == 1], scores[:, labels == 1], groups)["reason"]
+    )
+
+
+MATRICES = {
+    "best": (93, 5, 7, 5),
+    "most_parameters": (84, 3, 16, 7),
+    "fewest_parameters": (92, 4, 8, 6),
+    "dropout_0": (93, 3, 7, 7),
+    "dropout_0.1": (92, 6, 8, 4),
+    "lowest_AUC": (72, 3, 28, 7),
+    "median_AUC": (81, 2, 19, 8),
+    "linear_probe": (88, 8, 12, 2),
+    "constant_answer_fake": (100, 10, 0, 0),
+}
+
+
+def test_every_reported_video_row_has_exactly_one_confusion_matrix():
+    rows = published.decoded().set_index("row")
+    found = {name: tuple(row) for name, row in rows[["TP", "FP", "FN", "TN"]].iterrows()}
+    assert found == MATRICES
+    assert (rows["matrices"] == 1).all()
+    assert rows.loc["best", "balanced"] == pytest.approx(0.715)
+    assert (rows[["ACC", "F1"]] <= rows.loc["constant_answer_fake", ["ACC", "F1"]]).all(axis=None)
+
+
+def test_numbers_that_do_not_belong_together_have_no_confusion_matrix():
+    assert published.confusion_from(ACC=0.9999, F1=0.5, positives=100, negatives=10).empty
+    two = published.confusion_from(ACC=0.5, F1=0.5, positives=2, negatives=2, decimals=1)
+    assert two.to_numpy().tolist() == [[1, 1, 1, 1]]

@@ -1,0 +1,63 @@
+"""Controls: shuffled labels, faces masked out, lost frames as the only feature."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from dfnb.data import negative_controls
+from dfnb.data.crops import KEY, CropView
+
+
+@pytest.fixture
+def view():
+    """Two frames each of twelve reals and twelve fakes, 8 x 8 pixels of noise."""
+    videos = pd.DataFrame({"corpus": "c", "method": ["real"] * 12 + ["FaceSwap"] * 12, "group": range(24),
+                           "video": [f"{at:02d}" for at in range(24)], "label": [0] * 12 + [1] * 12})
+    frames = videos.merge(pd.DataFrame({"frame": range(2)}), how="cross")
+    images = np.random.default_rng(0).integers(0, 256, (48, 8, 8, 3), np.uint8)
+    return CropView.of_arrays(images, frames)
+
+
+@pytest.fixture
+def parts(view):
+    """Of each class eight videos train, two validate, two test."""
+    videos = view.frames.drop_duplicates(KEY)[KEY]
+    return videos.assign(part=np.tile(["train"] * 8 + ["validation"] * 2 + ["test"] * 2, 2))
+
+
+def test_half_of_each_class_gets_the_other_label_in_training_and_none_in_test(view, parts):
+    found = negative_controls.shuffled(view, parts, seed=0)
+    rows = found.frames.merge(parts, on=KEY).assign(flipped=found.labels != view.labels)
+    shares = rows.groupby(["part", "method"]).flipped.mean()
+    assert shares["train"].tolist() == shares["validation"].tolist() == [0.5, 0.5]
+    assert shares["test"].tolist() == [0, 0]
+    assert (rows.groupby("video").flipped.nunique() == 1).all()  # a video has one label
+    assert found.root is view.root and not (view.labels != (view.frames.method == "FaceSwap")).any()
+
+
+def test_shuffling_depends_on_the_seed(view, parts):
+    first, again, other = (negative_controls.shuffled(view, parts, seed=seed).labels for seed in (0, 0, 1))
+    assert (first == again).all() and (first != other).any()
+
+
+def test_labels_are_not_shuffled_where_a_test_video_trains(view, parts):
+    leaky = pd.concat([parts, parts[parts.part == "train"].assign(part="test")])
+    with pytest.raises(ValueError, match="no test video trains"):
+        negative_controls.shuffled(view, leaky, seed=0)
+
+
+def test_the_background_keeps_its_pixels_and_the_box_has_one_colour_in_all_crops(view):
+    found = negative_controls.background(view, margin=2)
+    box = np.zeros((8, 8), bool)
+    box[2:6, 2:6] = True  # the middle half
+    images, before = found.images(), view.images()
+    np.testing.assert_array_equal(images[:, ~box], before[:, ~box])
+    assert len(np.unique(images[:, box].reshape(-1, 3), axis=0)) == 1
+    np.testing.assert_allclose(images[0, 2, 2], before[:, box].mean((0, 1)), atol=0.5)
+    pd.testing.assert_frame_equal(found.frames, view.frames)
+
+
+def test_the_share_of_lost_frames_is_counted_per_video():
+    frames = pd.DataFrame({"corpus": "c", "method": "real", "video": ["0"] * 4 + ["1"], "group": [7] * 4 + [8],
+                           "label": 0, "row": [0, -1, 1, 2, -1]})
+    assert negative_controls.missing(frames).set_index("video").score.to_dict() == {"0": 0.25, "1": 1.0}

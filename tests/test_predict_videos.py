@@ -1,0 +1,218 @@
+"""Scoring videos of one's own with a saved detector."""
+
+import dataclasses
+import json
+import shutil
+from datetime import UTC, datetime
+
+import av
+import cv2
+import numpy as np
+import pandas as pd
+import pytest
+from matplotlib import image as pictures
+
+from dfnb import UserError, cli
+from dfnb.data import corpora, video
+from dfnb.evaluation import plots, score_files
+from dfnb.predict import videos as predict
+from dfnb.predict import widget
+
+
+def write(path, frames):
+    """An mp4 file of frames (n, h, w, 3), sides even."""
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=25)
+        stream.height, stream.width = frames[0].shape[:2]
+        stream.pix_fmt = "yuv420p"
+        for frame in frames:
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24")))
+        container.mux(stream.encode())
+    return path
+
+
+@pytest.fixture(scope="module")
+def clips(corpus, tmp_path_factory):
+    """A folder of clips from another source: a portrait panned by a large camera, no face, half a face, a broken file."""
+    folder = tmp_path_factory.mktemp("clips")
+    still = video.read(corpus / "original_sequences/youtube/c23/videos/000.mp4", 1).frames[0]
+    large = cv2.resize(still, (640, 640), interpolation=cv2.INTER_CUBIC)
+    panned = [large[4 * at : 4 * at + 480, 6 * at : 6 * at + 480] for at in range(12)]
+    wall = [np.full((480, 480, 3), 90, np.uint8)] * 12
+    write(folder / "panned.mp4", panned)
+    write(folder / "wall.mp4", wall)
+    write(folder / "half.MP4", panned[:6] + wall[6:])
+    (folder / "broken.mp4").write_bytes((folder / "panned.mp4").read_bytes()[:3000])
+    (folder / "notes.txt").write_text("no video")
+    (folder / ".hidden.mp4").write_bytes(b"")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def detector(finished):
+    return predict.load(finished[0])
+
+
+@pytest.fixture(scope="module")
+def verdicts(detector, clips, tmp_path_factory):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("DFNB_CACHE", str(tmp_path_factory.mktemp("cache")))
+        found = predict.score(detector, predict.find([clips, clips / "missing.mp4"]), progress=False)
+    return {verdict.path.name: verdict for verdict in found}
+
+
+def test_files_folders_and_patterns_are_found_once(clips, tmp_path):
+    names = ["broken.mp4", "half.MP4", "panned.mp4", "wall.mp4"]
+    assert [path.name for path in predict.find([clips])] == names
+    assert [path.name for path in predict.find([f"{clips}/*a*.mp4", clips / "panned.mp4"])] == ["panned.mp4", "wall.mp4"]
+    assert predict.find([clips / "missing.mp4"]) == [clips / "missing.mp4"]
+    with pytest.raises(UserError, match="holds no video"):
+        predict.find([tmp_path])
+
+
+def test_a_test_video_gets_the_scores_of_the_chapter(detector, finished, corpus, tmp_path, monkeypatch):
+    monkeypatch.setenv("DFNB_CACHE", str(tmp_path))
+    known = finished[1].scores.query("part == 'test'")
+    name = known.video[known.method == "FaceSwap"].iloc[0]
+    expected = known[(known.method == "FaceSwap") & (known.video == name)]
+    file = corpus / f"manipulated_sequences/FaceSwap/c23/videos/{name}.mp4"
+    verdict = predict.score(detector, [file], progress=False)[0]
+    assert verdict.frames.frame.tolist() == expected.frame.tolist()
+    np.testing.assert_allclose(verdict.frames.score, expected.score, atol=1e-6)
+    assert verdict.score == pytest.approx(expected.score.mean(), abs=1e-6)
+    assert verdict.called == ("fake" if expected.score.mean() >= finished[1].detector.card["threshold"] else "real")
+    assert verdict.maps.shape == (4, 4, 4)
+    assert not [path for path in tmp_path.rglob("*-block*.npy")]  # no prefix is kept for a clip
+
+
+def test_a_clip_from_elsewhere_is_scored_and_its_strangeness_said(verdicts):
+    verdict = verdicts["panned.mp4"]
+    told = verdict.sentences()
+    assert 0 <= verdict.score <= 1
+    assert told[0].startswith(f"called {verdict.called}: probability of fake {verdict.score:.3f}, threshold ")
+    assert told[1] == "face in 4 of 4 frames"
+    assert "outside of the training domain: 480 pixels on the picture's short side, training videos had 256" in told
+    assert any(line.startswith("outside of the training domain: a face of ") for line in told)
+
+
+def test_lost_frames_are_counted_and_lend_no_score(verdicts):
+    verdict = verdicts["half.MP4"]
+    assert verdict.sentences()[1] == "face in 2 of 4 frames; 2 lost: no face"
+    assert verdict.frames.score.isna().tolist() == [False, False, True, True]
+    assert verdict.score == verdict.frames.score[:2].mean()
+
+
+@pytest.mark.parametrize(("name", "reason"), [
+    ("wall.mp4", "no frame of 4 could be used (no face)"),
+    ("broken.mp4", "unreadable: Invalid data found when processing input"),
+    ("missing.mp4", "unreadable: No such file or directory"),
+])
+def test_what_cannot_be_scored_says_why(verdicts, name, reason):
+    assert verdicts[name].called == ""
+    assert verdicts[name].sentences() == [f"not scored: {reason}"]
+
+
+def test_the_command_scores_the_rest_and_leaves_with_1(finished, clips, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("DFNB_CACHE", str(tmp_path / "cache"))
+    files, out = [str(clips / name) for name in ("wall.mp4", "panned.mp4")], tmp_path / "out"
+    assert cli.main(["score", *files, "--run", str(finished[0]), "--out", str(out)]) == 1
+    printed = capsys.readouterr().out
+    assert f"{files[0]}: not scored: no frame of 4 could be used" in printed
+    assert f"{files[1]}: called " in printed
+    assert "Trained on FaceSwap and NeuralTextures of demo" in printed
+    content = json.loads((out / "scores.json").read_text())
+    assert [(row["path"], row["picture"]) for row in content["videos"]] == [(files[0], None), (files[1], "panned.png")]
+    assert content["videos"][0]["score"] is None
+    assert len(content["videos"][1]["frames"]) == 4
+    assert content["detector"]["threshold"] == finished[1].detector.card["threshold"]
+    height, width, _ = pictures.imread(out / "panned.png").shape
+    assert width == 900 and 500 < height < 900
+    assert cli.main(["score", files[1], "--run", str(finished[0]), "--out", str(out)]) == 0
+
+
+def test_the_table_is_one_that_evaluate_reads(detector, corpus, tmp_path, monkeypatch):
+    monkeypatch.setenv("DFNB_CACHE", str(tmp_path / "cache"))
+    videos = corpora.index(corpus, methods=["FaceSwap"])
+    files = predict.find(videos.groupby("label").path.first())
+    predict.write(predict.score(detector, files, progress=False), detector.card, tmp_path, progress=False)
+    scores, _ = score_files.read_scores(tmp_path / "scores.csv")
+    assert scores.groupby("method").label.agg(["first", "size"]).to_dict("index") == {
+        "real": {"first": 0, "size": 4}, "FaceSwap": {"first": 1, "size": 4}}
+    shutil.copy(files[0], tmp_path / "unknown.mp4")
+    unknown = predict.score(detector, [tmp_path / "unknown.mp4"], progress=False)
+    predict.write(unknown, detector.card, tmp_path, progress=False)
+    with pytest.raises(UserError, match="label that is none of 0 or real, 1 or fake: ''"):
+        score_files.read_scores(tmp_path / "scores.csv")
+
+
+def test_a_picture_shows_crops_with_maps_only_where_asked(verdicts, detector):
+    shown = predict.picture(verdicts["panned.mp4"], detector.card)
+    assert sum(len(ax.images) for ax in shown.axes) == 2 * 2 * (1 + 2)  # two rows of two crops; a map lies on a grey one
+    blind = dataclasses.replace(verdicts["panned.mp4"], maps=np.full((4, 1, 1), np.nan))  # its detector has no maps
+    assert sum(len(ax.images) for ax in predict.picture(blind, detector.card).axes) == 2 * 2 * 2
+    none = predict.picture(verdicts["panned.mp4"], detector.card, shown=0)
+    assert sum(len(ax.images) for ax in none.axes) == 0
+    texts = [text.get_text() for ax in none.axes for text in ax.texts]
+    assert any("its answer is no evidence" in " ".join(text.split()) for text in texts)
+    plots.plt.close("all")
+
+
+def test_lost_frames_are_crosses_and_the_sides_of_the_threshold_differ_in_shape():
+    frames = pd.DataFrame({"pts": [0.0, 1.0, 2.0], "score": [0.2, 0.9, np.nan]})
+    ax = plots.over_time(frames, plots.plt.figure().add_subplot(), threshold=0.5)
+    drawn = {line.get_label(): (line.get_marker(), list(line.get_xdata())) for line in ax.lines}
+    assert drawn["above: called fake"] == ("^", [1.0])
+    assert drawn["below: called real"] == ("o", [0.0])
+    assert drawn["no face cut out"] == ("x", [2.0])
+    plots.plt.close()
+
+
+def test_videos_of_the_same_name_get_pictures_of_their_own(verdicts, detector, tmp_path):
+    twice = [verdicts["half.MP4"], verdicts["wall.mp4"], verdicts["half.MP4"]]
+    predict.write(twice, detector.card, tmp_path / "out", progress=False)
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
+        "half-2.png", "half.png", "scores.csv", "scores.json"]
+    with pytest.raises(UserError, match="is a file"):
+        predict.write(twice, detector.card, tmp_path / "out" / "half.png")
+
+
+def test_the_panel_shows_another_face_and_another_video(verdicts, detector, clips, tmp_path, monkeypatch):
+    monkeypatch.setenv("DFNB_CACHE", str(tmp_path))
+    built = widget.build(detector, verdicts["half.MP4"])
+    (path, upload), message, body = built.children[0].children, *built.children[1:]
+    slider, picture = body.children
+    assert (slider.min, slider.max) == (0, 1)
+    first, slider.value = picture.value, 1
+    assert first[:4] == picture.value[:4] == b"\x89PNG"
+    assert first != picture.value
+    path.value = str(clips / "wall.mp4")
+    assert message.value == "not scored: no frame of 4 could be used (no face)"
+    assert body.children == ()
+    upload.value = ({"name": "../p.mp4", "type": "video/mp4", "size": 1, "last_modified": datetime.now(UTC),
+                     "content": memoryview((clips / "panned.mp4").read_bytes())},)
+    assert message.value.startswith("called ")
+    assert body.children[0].max == 3
+    (tmp_path / "empty").mkdir()
+    path.value = str(tmp_path / "empty")
+    assert "holds no video" in message.value
+
+
+def test_a_run_that_is_not_complete_or_has_no_threshold_is_refused(finished, tmp_path):
+    folder = tmp_path / "run"
+    shutil.copytree(finished[0], folder)
+    card = json.loads((folder / "detector.json").read_text())
+    (folder / "detector.json").write_text(json.dumps({name: card[name] for name in card if name != "threshold"}))
+    with pytest.raises(UserError, match="was saved without threshold; run its chapter again"):
+        predict.load(folder)
+    (folder / "config.json").write_text('{"notebook": "03_lora_training"}')
+    with pytest.raises(UserError, match="is interrupted \\(started, but neither done nor failed\\)"):
+        predict.load(folder)
+    with pytest.raises(UserError, match="holds no detector"):
+        predict.load(tmp_path)
+
+
+def test_the_caveat_names_what_was_trained_on(finished):
+    card = finished[1].detector.card
+    assert predict.caveat(card).startswith("Trained on FaceSwap and NeuralTextures of demo: other manipulations")
+    drawn = card | {"trained_on": card["trained_on"] | {"demo": True}}
+    assert "whose people are drawn: of a recording of a real person its answer is no evidence" in predict.caveat(drawn)

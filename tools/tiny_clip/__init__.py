@@ -1,0 +1,1 @@
+"""The embedded tiny CLIP: how it is made."""
