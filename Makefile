@@ -9,9 +9,9 @@ BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 PROFILE ?= demo
 
-.PHONY: help study test torture dials gpu bench lab book pair lint constraints clean
+.PHONY: help study test torture demo-sensitivity gpu bench lab book pair lint constraints clean
 help:            ## this list
-	@grep -E '^[a-z]+: .*##' Makefile | sed -E 's/:.*## /\t/'
+	@grep -E '^[a-z-]+: .*##' Makefile | sed -E 's/:.*## /\t/'
 
 $(READY): pyproject.toml constraints.txt
 	@test -n "$(PYTHON)" || { echo "dfnb needs Python 3.11, 3.12 or 3.13: install one, or say make PYTHON=/path/to/python3.12"; exit 2; }
@@ -31,7 +31,7 @@ torture: $(READY) ## runs killed at every write and at random moments, 2,000 bro
 gpu: $(READY)    ## what a GPU must do, on a machine that has one (the other tests hide it)
 	$(BIN)/python -m pytest -m gpu
 
-dials: $(READY)  ## one dial of the demo world at a time, into book/dials.md (half an hour)
+demo-sensitivity: $(READY) ## one dial of the demo world at a time, into book/demo_sensitivity.md (half an hour)
 	$(BIN)/python -m tools.demo_sensitivity
 
 bench: $(READY)  ## speed against the plain recipes, into book/performance.md (ten minutes, a quiet machine)

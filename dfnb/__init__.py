@@ -1,10 +1,17 @@
-"""Deepfake detection with CLIP as a notebook-first, leak-free study. Fake is the positive class (label 1)."""
+"""Deepfake detection with CLIP as a notebook-first, leak-aware study. Fake is the positive class (label 1)."""
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
+
+KEY = ["corpus", "manipulation", "video"]  # the columns that identify a video in every table
+SPLITS = ("train", "validation", "test")
 
 
 class UserError(ValueError):
-    """Something the user can mend; its message is one sentence with the value and the way out.
+    """Something that the user can fix; its message is one sentence with the value and the way out.
 
-    The command line prints the sentence without a traceback and leaves with exit code 2.
+    The command line prints the sentence without a traceback and exits with code 2.
     """
+
+
+class DataError(UserError):
+    """A `UserError` about the corpus: a missing, unreadable or contradictory file."""

@@ -31,13 +31,13 @@ class CorpusSettings(Settings):
 
     `layout` is recognised where it is not given. `lists` is a folder of the official lists (train.json, val.json,
     test.json, and conversion_dict.json where it is there), `identities` a CSV of id and person.
-    `videos` says of which methods only so many are wanted: such as are tested on, and not trained on.
+    `videos` says of which manipulations only so many are wanted: such as are tested on, and not trained on.
     """
 
     root: str = Field(min_length=1)
     layout: Layout | None = None
     compression: Literal["raw", "c23", "c40"] = "c23"
-    methods: list[Word] = Field(default=["FaceSwap", "NeuralTextures"], min_length=1)
+    manipulations: list[Word] = Field(default=["FaceSwap", "NeuralTextures"], min_length=1)
     videos_per_class: int | None = Field(default=100, ge=1)
     videos: dict[Word, Annotated[int, Field(ge=1)]] = {}
     lists: str | None = Field(default=None, min_length=1)
@@ -50,18 +50,18 @@ class CorpusSettings(Settings):
 
     @property
     def known(self) -> tuple[Path | None, Path | None]:
-        """The arguments of `splits.read_known`; relative paths count from the repository's root."""
+        """The arguments of `identity.read_known`; relative paths count from the repository's root."""
         return tuple(given and place(given) for given in (self.lists, self.identities))
 
 
 class OtherCorpus(Settings):
-    """Another corpus, for testing alone; all its manipulations where `methods` is not given."""
+    """Another corpus, for testing alone; all its manipulations where `manipulations` is not given."""
 
     root: str = Field(min_length=1)
     name: Word | None = None  # in tables; by default the folder's
     layout: Layout | None = None
     compression: Literal["raw", "c23", "c40"] = "c23"
-    methods: list[Word] | None = Field(default=None, min_length=1)
+    manipulations: list[Word] | None = Field(default=None, min_length=1)
     videos_per_class: int | None = Field(default=None, ge=1)
 
     @property

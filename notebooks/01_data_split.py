@@ -19,9 +19,9 @@
 import matplotlib.pyplot as plt
 from IPython.display import Markdown, display
 
-from dfnb import experiment
-from dfnb.data import splits
+from dfnb.data import identity, splits
 from dfnb.evaluation import plots
+from dfnb.experiment import Experiment
 from dfnb.runs.run import start
 
 # %% tags=["parameters"]
@@ -29,16 +29,16 @@ profile = "demo"  # name of a file in params/
 split_seed = 0  # seed of the split
 train_on = "FaceSwap"  # manipulation in training and validation
 test_on = "NeuralTextures"  # manipulation in the test part, never trained on
-regime = "study"  # how videos come into parts: "study", "identity", "official" (the profile's corpus.lists), ...
+protocol = "study"  # how videos come into parts: "study", "identity", "official" (the profile's corpus.lists), ...
 shown = 8  # identities in the picture; 0 shows no face
 
 # %%
 plots.style()
-bench = experiment.open(profile)
-parts = bench.parts(regime, seed=split_seed, train_method=train_on, test_methods=[test_on])
-run = start("01_data_split", bench.profile, dict(
-    split_seed=split_seed, train_on=train_on, test_on=test_on, regime=regime, shown=shown))
-display(Markdown(f"{run.stamp()} Split: {splits.mark(regime)}."))
+experiment = Experiment.open(profile)
+split_table = experiment.split(protocol, seed=split_seed, train_manipulation=train_on, test_manipulations=[test_on])
+run = start("01_data_split", experiment.profile, dict(
+    split_seed=split_seed, train_on=train_on, test_on=test_on, protocol=protocol, shown=shown))
+display(Markdown(f"{run.stamp()} Split: {splits.mark(protocol)}."))
 
 # %% [markdown]
 # ## Data
@@ -48,7 +48,7 @@ display(Markdown(f"{run.stamp()} Split: {splits.mark(regime)}."))
 # every target and source that occur together are joined.
 
 # %%
-summary = bench.videos.groupby("method", sort=False).agg(
+summary = experiment.videos.groupby("manipulation", sort=False).agg(
     videos=("video", "size"), groups=("group", "nunique"),
     first=("video", "first"), last=("video", "last"))
 summary
@@ -58,11 +58,11 @@ summary
 # profile has more manipulations, they follow; only chapter 6 tests them. These crops are all that a detector gets.
 
 # %%
-reals = bench.videos[bench.videos.label == 0].video.head(shown)
-first = bench.crops.frames.groupby(["method", "target"], sort=False).head(1)
+reals = experiment.videos[experiment.videos.label == 0].video.head(shown)
+first = experiment.crops.frames.groupby(["manipulation", "target"], sort=False).head(1)
 first = first[first.target.isin(reals)]
-rows = {method: bench.crops.select(crops.index).images()
-        for method, crops in first.groupby("method", sort=False)}
+rows = {manipulation: experiment.crops.select(crops.index).images()
+        for manipulation, crops in first.groupby("manipulation", sort=False)}
 if shown:
     plots.gallery(rows, columns=list(reals))
     plt.show()
@@ -75,8 +75,8 @@ if shown:
 # stays in the table with its reason, and losses are counted by class, because a detector could learn from what is missing.
 
 # %%
-losses = bench.crops.losses()
-losses.set_index(["method", "status"]).round(4)
+losses = experiment.crops.losses()
+losses.set_index(["manipulation", "status"]).round(4)
 
 # %% [markdown]
 # Only one manipulation trains and validates, another one tests. The regime `study` splits each class by itself: most of the real videos and of the training
@@ -89,12 +89,12 @@ losses.set_index(["method", "status"]).round(4)
 # Videos and frames in each part, by class.
 
 # %%
-placed = bench.crops.frames.merge(parts, on=list(parts.columns.drop("part")))
+placed = experiment.crops.frames.merge(split_table, on=list(split_table.columns.drop("split")))
 order = ["train", "validation", "test"]
-counts = placed.groupby(["part", "method"], sort=False).agg(
+counts = placed.groupby(["split", "manipulation"], sort=False).agg(
     videos=("video", "nunique"), frames=("frame", "size"))
 per_part = counts.videos.unstack(fill_value=0).reindex(
-    index=order, columns=placed.method.unique())
+    index=order, columns=placed.manipulation.unique())
 counts.unstack(fill_value=0).reindex(order)
 
 # %% [markdown]
@@ -110,7 +110,7 @@ plt.show()
 # something was seen in training: the scene (its target), the face it shows, any member of its identity group; and with which label.
 
 # %%
-audit = splits.audit(parts, bench.videos, groups=bench.videos.group).set_index(["method", "leak"])
+audit = identity.audit(split_table, experiment.videos, groups=experiment.videos.group).set_index(["manipulation", "leak"])
 audit.round(3)
 
 # %% [markdown]
@@ -129,5 +129,5 @@ display(Markdown(f"Of {scene.videos} {test_on} test videos, {scene.seen_as_real:
 
 # %%
 run.save({"videos": summary.videos.to_dict(), "losses": losses.to_dict("records"),
-          "parts": {part: row.to_dict() for part, row in per_part.iterrows()},
-          "audit": audit.reset_index().to_dict("records")}, parts=parts)
+          "splits": {split: row.to_dict() for split, row in per_part.iterrows()},
+          "audit": audit.reset_index().to_dict("records")}, split_table=split_table)

@@ -20,9 +20,9 @@ import matplotlib.pyplot as plt
 import pandas as pd
 from IPython.display import Markdown, display
 
-from dfnb import experiment
 from dfnb.data import splits
 from dfnb.evaluation import metrics, plots, tables
+from dfnb.experiment import Experiment
 from dfnb.runs.run import start
 
 # %% tags=["parameters"]
@@ -32,18 +32,18 @@ repeats = 5  # seeds split_seed, split_seed + 1, ...: of the split, and of the t
 train_on = "FaceSwap"  # manipulation in training and validation
 test_on = "NeuralTextures"  # manipulation in the test part, never trained on
 also_test = ""  # further unseen manipulations, separated by blanks, each in a table of its own
-regime = "study"  # how videos come into parts: "study", "identity", "official" (the profile's corpus.lists), ...
+protocol = "study"  # how videos come into parts: "study", "identity", "official" (the profile's corpus.lists), ...
 features = "projected"  # CLIP's feature: "projected" (normalised, as compared with text) or "pooled"
 control_seed = 0  # seed of the untrained tower that serves as the control
 
 # %%
 plots.style()
-bench = experiment.open(profile)
-run = start("02_baseline_probe", bench.profile, dict(
-    split_seed=split_seed, repeats=repeats, train_on=train_on, test_on=test_on, also_test=also_test, regime=regime,
+experiment = Experiment.open(profile)
+run = start("02_baseline_probe", experiment.profile, dict(
+    split_seed=split_seed, repeats=repeats, train_on=train_on, test_on=test_on, also_test=also_test, protocol=protocol,
     features=features, control_seed=control_seed))
-towers = {"probe, untrained tower": bench.clip.untrained(control_seed), "linear probe": bench.clip}
-display(Markdown(f"{run.stamp()} Split: {splits.mark(regime)}."))
+towers = {"probe, untrained tower": experiment.clip.untrained(control_seed), "linear probe": experiment.clip}
+display(Markdown(f"{run.stamp()} Split: {splits.mark(protocol)}."))
 
 # %% [markdown]
 # ## Data
@@ -52,9 +52,9 @@ display(Markdown(f"{run.stamp()} Split: {splits.mark(regime)}."))
 
 # %%
 others = also_test.split()
-parts = {seed: bench.parts(regime, seed=seed, train_method=train_on, test_methods=[test_on, *others])
+split_table = {seed: experiment.split(protocol, seed=seed, train_manipulation=train_on, test_manipulations=[test_on, *others])
          for seed in range(split_seed, split_seed + repeats)}
-parts[split_seed].groupby(["part", "method"], sort=False).size().unstack(fill_value=0)
+split_table[split_seed].groupby(["split", "manipulation"], sort=False).size().unstack(fill_value=0)
 
 # %% [markdown]
 # ## Method
@@ -67,11 +67,11 @@ parts[split_seed].groupby(["part", "method"], sort=False).size().unstack(fill_va
 # with random weights: what it reaches needs no knowledge at all.
 
 # %%
-trials = {(name, seed): bench.trial("probe", table, seed=seed, model=tower, features=features)
-          for name, tower in towers.items() for seed, table in parts.items()}
+trials = {(name, seed): experiment.trial("probe", table, seed=seed, model=tower, features=features)
+          for name, tower in towers.items() for seed, table in split_table.items()}
 every = pd.concat([trial.scores.assign(model=name) for (name, _), trial in trials.items()],
                   ignore_index=True)
-scores = every[~every.method.isin(others)]
+scores = every[~every.manipulation.isin(others)]
 
 # %% [markdown]
 # ## Result
@@ -88,18 +88,18 @@ tables.over_splits(per_split)
 
 # %%
 figure, axes = plt.subplots(1, 2, figsize=(9, 3.2), sharey=True)
-for ax, level in zip(axes, ("frame", "video"), strict=True):
-    plots.by_split(tables.chosen(per_split, level), ax)
-    ax.set_title(f"{level} level")
+for ax, unit in zip(axes, ("frame", "video"), strict=True):
+    plots.by_split(tables.chosen(per_split, unit), ax)
+    ax.set_title(f"{unit} level")
 plt.show()
 
 # %% [markdown]
 # The first split in detail: how the scores of reals and fakes overlap, the ROC curves at both levels, and the confusion matrix of the videos.
 
 # %%
-first = scores.query("model == 'linear probe' and split == @split_seed and part == 'test'")
+first = scores.query("model == 'linear probe' and split_seed == @split_seed and split == 'test'")
 videos = metrics.to_videos(first)
-row = tables.chosen(per_split, "video").query("model == 'linear probe' and split == @split_seed")
+row = tables.chosen(per_split, "video").query("model == 'linear probe' and split_seed == @split_seed")
 row = row.iloc[0]
 figure, axes = plt.subplots(1, 3, figsize=(12, 3.4))
 plots.score_histogram(first, axes[0])
@@ -112,7 +112,7 @@ plt.show()
 # What the splits say together:
 
 # %%
-wide = tables.chosen(per_split, "frame").pivot(index="split", columns="model", values="AUC")
+wide = tables.chosen(per_split, "frame").pivot(index="split_seed", columns="model", values="AUC")
 wins = int((wide["linear probe"] > wide["probe, untrained tower"]).sum())
 means = wide.mean()
 display(Markdown(f"The probe is ahead of its untrained control on {wins} of {len(wide)} splits; mean frame "
@@ -122,8 +122,8 @@ display(Markdown(f"The probe is ahead of its untrained control on {wins} of {len
 # Other unseen manipulations, each by itself, where `also_test` names some: two of them need not be alike to a detector.
 
 # %%
-by_method = tables.by_method(every, others)
-display(by_method if len(by_method) else Markdown("None is named here."))
+by_manipulation = tables.by_manipulation(every, others)
+display(by_manipulation if len(by_manipulation) else Markdown("None is named here."))
 
 # %% [markdown]
 # ## Limits
@@ -132,6 +132,6 @@ display(by_method if len(by_method) else Markdown("None is named here."))
 # in the test fakes (chapter 1), which can lower a score as well as raise it. Where lists fix the split, the probe is the same for every seed.
 
 # %%
-run.seconds |= {name: sum(trials[name, seed].seconds for seed in parts) / repeats for name in towers}
-run.save({"rows": per_split.to_dict("records")}, scores=scores, others=every[every.method.isin(others)],
+run.seconds |= {name: sum(trials[name, seed].seconds for seed in split_table) / repeats for name in towers}
+run.save({"rows": per_split.to_dict("records")}, scores=scores, others=every[every.manipulation.isin(others)],
          detector=trials["linear probe", split_seed].detector)

@@ -21,9 +21,9 @@ import matplotlib.pyplot as plt
 import pandas as pd
 from IPython.display import Markdown, display
 
-from dfnb import experiment
 from dfnb.data import splits
 from dfnb.evaluation import metrics, plots, tables
+from dfnb.experiment import Experiment
 from dfnb.runs.run import start
 
 # %% tags=["parameters"]
@@ -33,7 +33,7 @@ repeats = 5  # seeds split_seed, split_seed + 1, ...: of the split, and of the t
 train_on = "FaceSwap"  # manipulation in training and validation
 test_on = "NeuralTextures"  # manipulation in the test part, never trained on
 also_test = ""  # further unseen manipulations, separated by blanks, each in a table of its own
-regime = "study"  # how videos come into parts: "study", "identity", "official" (the profile's corpus.lists), ...
+protocol = "study"  # how videos come into parts: "study", "identity", "official" (the profile's corpus.lists), ...
 rank = 8  # r, rank of the added matrices
 alpha = 64  # scale of the addition, which is alpha / r times B A x
 dropout = 0.05  # share of the adapter's inputs dropped in training
@@ -46,13 +46,13 @@ steps = 0  # gradient steps, spread over the epochs; 0 lets the training part de
 
 # %%
 plots.style()
-bench = experiment.open(profile)
+experiment = Experiment.open(profile)
 options = dict(rank=rank, alpha=alpha, dropout=dropout, blocks=blocks,
                learning_rate=learning_rate, batch=batch, epochs=epochs, steps=steps)
-run = start("03_lora_training", bench.profile, options | dict(
+run = start("03_lora_training", experiment.profile, options | dict(
     split_seed=split_seed, repeats=repeats, train_on=train_on, test_on=test_on, also_test=also_test,
-    regime=regime, fraction=fraction))
-display(Markdown(f"{run.stamp()} Split: {splits.mark(regime)}."))
+    protocol=protocol, fraction=fraction))
+display(Markdown(f"{run.stamp()} Split: {splits.mark(protocol)}."))
 
 # %% [markdown]
 # ## Data
@@ -61,10 +61,10 @@ display(Markdown(f"{run.stamp()} Split: {splits.mark(regime)}."))
 
 # %%
 others = also_test.split()
-parts = {seed: bench.parts(regime, seed=seed, train_method=train_on, test_methods=[test_on, *others])
+split_table = {seed: experiment.split(protocol, seed=seed, train_manipulation=train_on, test_manipulations=[test_on, *others])
          for seed in range(split_seed, split_seed + repeats)}
-parts = {seed: splits.fraction(table, bench.videos, fraction, seed) for seed, table in parts.items()}
-parts[split_seed].groupby(["part", "method"], sort=False).size().unstack(fill_value=0)
+split_table = {seed: splits.fraction(table, experiment.videos, fraction, seed) for seed, table in split_table.items()}
+split_table[split_seed].groupby(["split", "manipulation"], sort=False).size().unstack(fill_value=0)
 
 # %% [markdown]
 # ## Method
@@ -78,17 +78,17 @@ parts[split_seed].groupby(["part", "method"], sort=False).size().unstack(fill_va
 
 # %%
 options |= {"blocks": blocks or None, "steps": steps or None}
-trials = {seed: bench.trial("lora", table, seed=seed, **options) for seed, table in parts.items()}
+trials = {seed: experiment.trial("lora", table, seed=seed, **options) for seed, table in split_table.items()}
 every = pd.concat([trial.scores for trial in trials.values()], ignore_index=True)
 every = every.assign(model="LoRA")
-scores = every[~every.method.isin(others)]
+scores = every[~every.manipulation.isin(others)]
 
 # %% [markdown]
 # Training goes on fitting its part when validation has stopped to gain: that is where the epoch is chosen. Each line is one split, each dot the epoch kept. A dot at
 # the very end would say that the schedule was too short.
 
 # %%
-history = pd.concat([pd.DataFrame(trial.detector.history).assign(split=seed)
+history = pd.concat([pd.DataFrame(trial.detector.history).assign(split_seed=seed)
                      for seed, trial in trials.items()], ignore_index=True)
 figure, axes = plt.subplots(1, 2, figsize=(9, 3))
 plots.training_curves(history, *axes)
@@ -108,9 +108,9 @@ tables.over_splits(per_split)
 # The first split in detail: scores by class, ROC curves at both levels, and the confusion matrix of the videos.
 
 # %%
-first = scores[(scores.split == split_seed) & (scores.part == "test")]
+first = scores[(scores.split_seed == split_seed) & (scores.split == "test")]
 videos = metrics.to_videos(first)
-row = tables.chosen(per_split, "video").query("split == @split_seed").iloc[0]
+row = tables.chosen(per_split, "video").query("split_seed == @split_seed").iloc[0]
 figure, axes = plt.subplots(1, 3, figsize=(12, 3.4))
 plots.score_histogram(first, axes[0])
 plots.roc({"frames": first, "videos": videos}, axes[1])
@@ -123,7 +123,7 @@ plt.show()
 # is steadier than any of its frames.
 
 # %%
-real = first[first.method == "real"].video.min()
+real = first[first.manipulation == "real"].video.min()
 pair = first[(first.video == real) | (first.video.str.startswith(f"{real}_"))]
 figure, ax = plt.subplots(figsize=(7, 2.8))
 plots.timeline(pair, ax, threshold=row.threshold)
@@ -133,15 +133,15 @@ plt.show()
 # Other unseen manipulations, each by itself, where `also_test` names some.
 
 # %%
-by_method = tables.by_method(every, others)
-display(by_method if len(by_method) else Markdown("None is named here."))
+by_manipulation = tables.by_manipulation(every, others)
+display(by_manipulation if len(by_manipulation) else Markdown("None is named here."))
 
 # %% [markdown]
 # What the adaptation costs in parameters:
 
 # %%
 detector = trials[split_seed].detector
-tower = sum(weights.numel() for weights in bench.clip.vision_tower().parameters())
+tower = sum(weights.numel() for weights in experiment.clip.vision_tower().parameters())
 display(Markdown(f"{detector.trainable:,} values were trained, {detector.trainable / tower:.1%} "
                  f"of the image tower's {tower:,}."))
 
@@ -157,5 +157,5 @@ display(Markdown(f"{detector.trainable:,} values were trained, {detector.trainab
 # %%
 run.seconds["LoRA"] = sum(trial.seconds for trial in trials.values()) / repeats
 run.save({"rows": per_split.to_dict("records"), "history": history.to_dict("records"),
-          "trainable": detector.trainable}, scores=scores, others=every[every.method.isin(others)],
+          "trainable": detector.trainable}, scores=scores, others=every[every.manipulation.isin(others)],
          detector=detector)

@@ -29,12 +29,12 @@ from dfnb.runs.run import start
 
 # %% tags=["parameters"]
 profile = "demo"  # name of a file in params/
-level = 0.95  # confidence level of the intervals
+confidence = 0.95  # confidence level of the intervals
 draws = 500  # random halves of the test groups in the estimate of the optimism
 
 # %%
 plots.style()
-run = start("04_ablations", config.load(profile), dict(level=level, draws=draws))
+run = start("04_ablations", config.load(profile), dict(confidence=confidence, draws=draws))
 display(Markdown(run.stamp()))
 
 # %% [markdown]
@@ -44,8 +44,8 @@ display(Markdown(run.stamp()))
 # or failed stays a gap, and the reason is told.
 
 # %%
-table = results.of_sweeps(profile, level)
-sweeps = {name: ablations.of(table, name) for name in ablations.ROLES}
+table = results.of_sweeps(profile, confidence)
+sweeps = {name: ablations.of(table, name) for name in results.ROLES}
 grid, around, epochs_held, steps_held = sweeps.values()
 gaps = table[table.state != "done"]
 pd.DataFrame([{"sweep": name, **rows.state.value_counts()} for name, rows in sweeps.items()]).set_index("sweep").fillna(0).astype(int)
@@ -92,9 +92,9 @@ plt.show()
 
 # %%
 done = grid.dropna(subset=["test"])
-for part in ablations.PARTS:
-    width = (done[f"{part}_high"] - done[f"{part}_low"]).median()
-    display(Markdown(f"- {part}: {len(done)} cells from {done[part].min():.3f} to {done[part].max():.3f}; the interval of a "
+for split in ablations.SPLITS:
+    width = (done[f"{split}_high"] - done[f"{split}_low"]).median()
+    display(Markdown(f"- {split}: {len(done)} cells from {done[split].min():.3f} to {done[split].max():.3f}; the interval of a "
                      f"cell is {width:.3f} wide (median)."))
 
 # %% [markdown]
@@ -155,7 +155,7 @@ display(Markdown(ablations.held(epochs_held, steps_held)))
 
 # %%
 same = table[table.blocks == base["sweeps"]["blocks"]]
-effects = {part: ablations.main_effects(same, part, level) for part in ablations.PARTS}
+effects = {split: ablations.main_effects(same, split, confidence) for split in ablations.SPLITS}
 pd.concat(effects, axis=1).round(4)
 
 # %% [markdown]
@@ -197,5 +197,5 @@ table.groupby(["blocks", "rank"])[["trainable", "seconds", "memory"]].agg({"trai
 
 # %%
 run.save({"chosen": None if pick is None else pick.drop(["seconds", "memory"]).to_dict(), "optimism": luck,
-          "effects": {part: rows.reset_index().to_dict("records") for part, rows in effects.items()},
+          "effects": {split: rows.reset_index().to_dict("records") for split, rows in effects.items()},
           "runs": table.drop(columns=["seconds", "memory", "why"]).to_dict("records")})

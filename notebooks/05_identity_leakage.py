@@ -23,9 +23,9 @@ import matplotlib.pyplot as plt
 import pandas as pd
 from IPython.display import Markdown, display
 
-from dfnb import experiment
-from dfnb.data import leak_splits, negative_controls, splits
+from dfnb.data import identity, leak_splits, negative_controls, splits
 from dfnb.evaluation import intervals, leakage, plots
+from dfnb.experiment import Experiment, planted_worlds
 from dfnb.runs.run import start
 
 # %% tags=["parameters"]
@@ -48,17 +48,17 @@ batch = 32  # crops a step, half real and half fake
 planted = 20  # grey levels of the planted cue
 planted_people = 32  # identities of the planted world
 planted_seeds = 4  # splits of the planted world by each regime
-level = 0.95  # confidence level of the intervals
+confidence = 0.95  # confidence level of the intervals
 draws = 2000  # bootstrap draws
 
 # %%
 plots.style()
-bench = experiment.open(profile)
+experiment = Experiment.open(profile)
 shape = dict(rank=rank, alpha=alpha, dropout=dropout, blocks=blocks)
 fitting = dict(epochs=epochs, batch=batch)
 lora, full = shape | fitting | dict(learning_rate=lora_rate), fitting | dict(learning_rate=full_rate)
-interval = dict(level=level, draws=draws)
-run = start("05_identity_leakage", bench.profile, shape | fitting | interval | dict(
+interval = dict(confidence=confidence, draws=draws)
+run = start("05_identity_leakage", experiment.profile, shape | fitting | interval | dict(
     seed=seed, folds=folds, pairs=pairs, validation_pairs=validation_pairs, frames=frames, train_on=train_on, test_on=test_on,
     lora_rate=lora_rate, full_rate=full_rate, planted=planted, planted_people=planted_people,
     planted_seeds=planted_seeds))
@@ -73,11 +73,11 @@ display(Markdown(run.stamp()))
 # hold too few closed pairs, as the first hundred of FaceForensics++ do, the pairs are taken from the whole corpus.
 
 # %%
-pool = bench.paired(2 * pairs + validation_pairs, [train_on, test_on])
-designs = {fold: leak_splits.design(pool.crops.frames, train_method=train_on, test_methods=[test_on], pairs=pairs,
+pool = experiment.paired(2 * pairs + validation_pairs, [train_on, test_on])
+designs = {fold: leak_splits.design(pool.crops.frames, train_manipulation=train_on, test_manipulations=[test_on], pairs=pairs,
                              validation=validation_pairs, per_video=frames, fold=fold, seed=seed) for fold in range(folds)}
 sizes = pd.concat(designs[0], names=["arm"]).reset_index("arm")
-sizes.groupby(["part", "method", "arm"], sort=False).video.agg(["nunique", "size"]).unstack("arm").swaplevel(axis=1)[list(leak_splits.ARMS)]
+sizes.groupby(["split", "manipulation", "arm"], sort=False).video.agg(["nunique", "size"]).unstack("arm").swaplevel(axis=1)[list(leak_splits.ARMS)]
 
 # %% [markdown]
 # The audit of the first fold: which share of the test videos was seen in training, with which label. Only the arm `frame` shows a video with its own label.
@@ -85,19 +85,19 @@ sizes.groupby(["part", "method", "arm"], sort=False).video.agg(["nunique", "size
 # all pairs are closed, as here.
 
 # %%
-audits = {arm: splits.audit(parts, pool.videos) for arm, parts in designs[0].items()}
+audits = {arm: identity.audit(split_table, pool.videos) for arm, split_table in designs[0].items()}
 audit = pd.concat(audits, names=["arm"]).query("leak in ['frame', 'scene', 'face']")
-audit.pivot_table(index=["arm", "method"], columns="leak", values=["seen_as_real", "seen_as_fake"], sort=False)
+audit.pivot_table(index=["arm", "manipulation"], columns="leak", values=["seen_as_real", "seen_as_fake"], sort=False)
 
 # %% [markdown]
 # The study's own protocol, audited on the split of chapter 2: real videos are split, all fakes of the unseen manipulation are tested.
 
 # %%
-protocol = splits.audit(bench.parts("study", seed=seed, train_method=train_on, test_methods=[test_on]), bench.videos)
-seen = protocol.set_index(["method", "leak"]).loc[(test_on, "scene")]
+protocol = identity.audit(experiment.split("study", seed=seed, train_manipulation=train_on, test_manipulations=[test_on]), experiment.videos)
+seen = protocol.set_index(["manipulation", "leak"]).loc[(test_on, "scene")]
 display(Markdown(f"Of its {seen.videos:.0f} {test_on} test videos, {seen.seen_as_real:.0%} show a scene that was trained on as real, "
                  f"and {seen.seen_as_fake:.0%} one that was trained on as fake."))
-protocol.set_index(["method", "leak"]).round(2)
+protocol.set_index(["manipulation", "leak"]).round(2)
 
 # %% [markdown]
 # ## Method
@@ -110,11 +110,11 @@ protocol.set_index(["method", "leak"]).round(2)
 # and the interval of the gap $\Delta$ draws whole identity groups, the same ones for all arms. This cell trains everything.
 
 # %%
-methods = {"linear probe": ("probe", {}), "LoRA": ("lora", lora), "full fine-tuning": ("full", full)}
+manipulations = {"linear probe": ("probe", {}), "LoRA": ("lora", lora), "full fine-tuning": ("full", full)}
 fitted = {}
-for model, (method, options) in methods.items():
+for model, (manipulation, options) in manipulations.items():
     with run.timed(model):
-        fitted[model] = leakage.trials(pool, designs, method, seed=seed, **options)
+        fitted[model] = leakage.trials(pool, designs, manipulation, seed=seed, **options)
 scores = leakage.collect(fitted)
 
 # %% [markdown]
@@ -154,10 +154,10 @@ display(Markdown(leakage.says(gaps)))
 # %%
 shifts = leakage.shifts(scores, **interval)
 figure, axes = plt.subplots(1, 3, figsize=(13, 3.6), sharey=True)
-for ax, method in zip(axes, ("real", train_on, test_on), strict=True):
-    rows = shifts[shifts.method == method]
+for ax, manipulation in zip(axes, ("real", train_on, test_on), strict=True):
+    rows = shifts[shifts.manipulation == manipulation]
     plots.intervals(rows.set_index(rows.model + ", " + rows.arm.map(splits.mark)), ax, value="shift", reference=0)
-    ax.set(title=f"{method} ({rows.videos.iloc[0]} videos)", xlabel="shift, deviations of the validation logits")
+    ax.set(title=f"{manipulation} ({rows.videos.iloc[0]} videos)", xlabel="shift, deviations of the validation logits")
 figure.tight_layout()
 plt.show()
 
@@ -172,10 +172,10 @@ leakage.lowered(gaps, shifts).round(3)
 # other frame of their real videos.
 
 # %%
-tested = designs[0][leak_splits.REFERENCE].query("part == 'test'").merge(pool.videos, on=splits.KEY).group.unique()
-people = pool.crops.frames.group.isin(tested) & pool.crops.frames.method.isin(["real", train_on])
+tested = designs[0][leak_splits.REFERENCE].query("split == 'test'").merge(pool.videos, on=splits.KEY).group.unique()
+people = pool.crops.frames.group.isin(tested) & pool.crops.frames.manipulation.isin(["real", train_on])
 named = pd.concat({model: leakage.naming(fitted[model][leak_splits.REFERENCE, 0].detector, pool.crops.select(people), **interval)
-                   for model in methods}, names=["model"]).reset_index("model")
+                   for model in manipulations}, names=["model"]).reset_index("model")
 named.set_index(["question", "model"]).loc[named.question.unique()].round(3)
 
 # %% [markdown]
@@ -188,17 +188,17 @@ named.set_index(["question", "model"]).loc[named.question.unique()].round(3)
 mixed = {fold: replace(pool, crops=negative_controls.shuffled(pool.crops, design[leak_splits.REFERENCE], seed=seed + fold))
          for fold, design in designs.items()}
 blank = {f"{model}, shuffled labels": {(leak_splits.REFERENCE, fold): mixed[fold].trial(
-    methods[model][0], designs[fold][leak_splits.REFERENCE], seed=seed + fold, model=bench.clip, **methods[model][1])
+    manipulations[model][0], designs[fold][leak_splits.REFERENCE], seed=seed + fold, model=experiment.clip, **manipulations[model][1])
     for fold in designs} for model in ("linear probe", "LoRA")}
 
 # %% [markdown]
 # The probe on the background alone: the face is covered with one colour, the same in all crops. What the arms still find is the scene.
 
 # %%
-used = pd.concat(parts for design in designs.values() for parts in design.values()).drop(columns="part").drop_duplicates()
-part = pool.crops.frames.merge(used, how="left", indicator=True)._merge.eq("both").to_numpy()
-faceless = replace(pool, crops=negative_controls.background(pool.crops.select(part), bench.profile.crops.margin))
-blank["linear probe, background only"] = leakage.trials(faceless, designs, "probe", seed=seed, model=bench.clip)
+used = pd.concat(split_table for design in designs.values() for split_table in design.values()).drop(columns="split").drop_duplicates()
+split = pool.crops.frames.merge(used, how="left", indicator=True)._merge.eq("both").to_numpy()
+faceless = replace(pool, crops=negative_controls.background(pool.crops.select(split), experiment.profile.crops.margin))
+blank["linear probe, background only"] = leakage.trials(faceless, designs, "probe", seed=seed, model=experiment.clip)
 
 # %% [markdown]
 # The share of lost frames as the only feature, on all videos, and all controls in one table. Without a leak the interval should hold one half.
@@ -207,7 +207,7 @@ blank["linear probe, background only"] = leakage.trials(faceless, designs, "prob
 checks = [leakage.gaps(leakage.collect({name: kept}), fakes, **interval) for name, kept in blank.items() for fakes in (train_on, test_on)]
 missing = negative_controls.missing(pool.crops.all_frames)
 for fakes in (train_on, test_on):
-    rows = missing[missing.method.isin(["real", fakes])]
+    rows = missing[missing.manipulation.isin(["real", fakes])]
     found = intervals.interval(rows.label, rows.score, rows.group, **interval)._asdict() | dict(model="lost frames only", fakes=fakes)
     checks.append(pd.DataFrame([found]).rename(columns={"value": "AUC"}).assign(arm=leak_splits.REFERENCE))
 checks = pd.concat(checks)[["model", "arm", "fakes", "AUC", "low", "high"]]
@@ -221,8 +221,8 @@ checks.set_index(["model", "arm", "fakes"]).round(3)
 
 # %%
 with run.timed("planted leak"):
-    worlds = experiment.planted(bench.profile, planted, identities=planted_people, frames=2 * frames)
-    cue = leakage.planted(worlds, ("frame", "video", "identity"), seeds=range(seed, seed + planted_seeds), model=bench.clip)
+    worlds = planted_worlds(experiment.profile, planted, identities=planted_people, frames=2 * frames)
+    cue = leakage.planted(worlds, ("frame", "video", "identity"), seeds=range(seed, seed + planted_seeds), model=experiment.clip)
 rise = leakage.gaps(leakage.collect(cue), "NeuralTextures", reference="cue off", **interval)
 rise.set_index(["model", "arm"])[["AUC", "low", "high", "gap", "gap_low", "gap_high"]].round(3)
 

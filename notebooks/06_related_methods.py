@@ -25,9 +25,9 @@ import numpy as np
 import pandas as pd
 from IPython.display import Markdown, display
 
-from dfnb import experiment
 from dfnb.data import negative_controls
 from dfnb.evaluation import method_comparison, plots, pointing_game, published
+from dfnb.experiment import Experiment, masks
 from dfnb.models import saliency
 from dfnb.runs.run import start
 
@@ -57,18 +57,18 @@ few_frames = 2  # crops a video in few-shot training and its test
 few_batch = 16  # crops a step in few-shot training
 robust_frames = 1  # crops a video in the robustness test
 looked = 6  # videos of each kind in which the relevance maps are held against the masks; 0 leaves it out
-level = 0.95  # confidence level of the intervals
+confidence = 0.95  # confidence level of the intervals
 draws = 1000  # bootstrap draws
 
 # %%
 plots.style()
-bench = experiment.open(profile)
-bench = replace(bench, crops=method_comparison.thinned(bench.crops, frames))
-unseen = [test_on, *(kind for kind in also_on.split() if kind in set(bench.videos.method))]
+experiment = Experiment.open(profile)
+experiment = replace(experiment, crops=method_comparison.thinned(experiment.crops, frames))
+unseen = [test_on, *(kind for kind in also_on.split() if kind in set(experiment.videos.manipulation))]
 lora = dict(rank=rank, alpha=alpha, dropout=dropout, blocks=blocks, learning_rate=learning_rate)
-asked, interval = dict(endpoint=endpoint, model=model, most_calls=most_calls), dict(level=level, draws=draws)
+asked, interval = dict(endpoint=endpoint, model=model, most_calls=most_calls), dict(confidence=confidence, draws=draws)
 rates = dict(layernorm_rate=layernorm_rate, components_rate=components_rate)
-run = start("06_related_methods", bench.profile, lora | rates | asked | interval | dict(
+run = start("06_related_methods", experiment.profile, lora | rates | asked | interval | dict(
     seed=seed, train_on=train_on, test_on=test_on, also_on=also_on, frames=frames, epochs=epochs, batch=batch, pairs=pairs,
     few_draws=few_draws, few_steps=few_steps, few_frames=few_frames, few_batch=few_batch, robust_frames=robust_frames, looked=looked))
 display(Markdown(run.stamp()))
@@ -80,9 +80,9 @@ display(Markdown(run.stamp()))
 # videos and one manipulation. The second one also tests that manipulation, on people never met: what is not learnt there was not learnt at all.
 
 # %%
-parts = method_comparison.both_splits(bench, train_on, unseen, seed)
-sizes = pd.concat(parts, names=["split"]).groupby(["split", "part", "method"], sort=False).size()
-sizes.unstack("method", fill_value=0)
+split_table = method_comparison.both_splits(experiment, train_on, unseen, seed)
+sizes = pd.concat(split_table, names=["protocol"]).groupby(["protocol", "split", "manipulation"], sort=False).size()
+sizes.unstack("manipulation", fill_value=0)
 
 # %% [markdown]
 # ## Method
@@ -97,7 +97,7 @@ sizes.unstack("method", fill_value=0)
 # %%
 models = method_comparison.models(lora=lora, fitting=dict(epochs=epochs, batch=batch), frames=frames, **rates, **asked)
 with run.timed("training and scoring"):
-    trials = method_comparison.trials(bench, parts, models, seed=seed)
+    trials = method_comparison.trials(experiment, split_table, models, seed=seed)
 
 # %% [markdown]
 # ## Result
@@ -107,7 +107,7 @@ with run.timed("training and scoring"):
 
 # %%
 measured = method_comparison.table(trials, [train_on, *unseen], **interval)
-main = measured.query("split == 'study' and fakes == @test_on").set_index("model").reindex(list(models))
+main = measured.query("protocol == 'study' and fakes == @test_on").set_index("model").reindex(list(models))
 main.insert(0, "trains", [row.trains for row in models.values()])
 shown = ["trains", "trained", "frame_AUC", "frame_low", "frame_high", "video_AUC", "video_low", "video_high", "EER", "balanced"]
 main[shown].astype({"trained": "Int64"}).round(3)
@@ -116,7 +116,7 @@ main[shown].astype({"trained": "Int64"}).round(3)
 # What it costs on this machine: seconds for training and scoring (cached activations are shared), and milliseconds to score one crop with nothing cached.
 
 # %% tags=["nbval-ignore-output"]
-cost = method_comparison.costs(trials, "study", bench.view(parts["study"], "test"))
+cost = method_comparison.costs(trials, "study", experiment.view(split_table["study"], "test"))
 cost.round(2)
 
 # %% [markdown]
@@ -135,11 +135,11 @@ plt.show()
 # Video AUC with its interval on both splits, by the manipulation tested. The dotted line is the constant answer.
 
 # %%
-panels = list(measured.groupby(["split", "fakes"], sort=False))
+panels = list(measured.groupby(["protocol", "fakes"], sort=False))
 figure, axes = plt.subplots(2, -(-len(panels) // 2), figsize=(13, 6.4), sharey=True)
-for ax, ((split, kind), rows) in zip(axes.flat, panels, strict=False):
+for ax, ((protocol, kind), rows) in zip(axes.flat, panels, strict=False):
     plots.intervals(rows.set_index("model").rename(columns={"video_low": "low", "video_high": "high"}), ax, value="video_AUC")
-    ax.set(title=f"{split}: {kind}, {rows.reals.iloc[0]} reals, {rows.videos.iloc[0]} fakes", xlim=(0, 1))
+    ax.set(title=f"{protocol}: {kind}, {rows.reals.iloc[0]} reals, {rows.videos.iloc[0]} fakes", xlim=(0, 1))
     ax.title.set_fontsize(9)
 for ax in axes.flat[len(panels):]:
     ax.set_visible(False)
@@ -158,7 +158,7 @@ display(Markdown(method_comparison.says(measured)))
 # %%
 gaps = method_comparison.differences(trials, [train_on, *unseen], **interval)
 columns = ["difference", "low", "high", "p_permutation", "detectable"]
-gaps[gaps.fakes.isin([train_on, test_on])].set_index(["split", "fakes", "model"])[columns].round(3)
+gaps[gaps.fakes.isin([train_on, test_on])].set_index(["protocol", "fakes", "model"])[columns].round(3)
 
 # %% [markdown]
 # ### Controls
@@ -169,12 +169,12 @@ gaps[gaps.fakes.isin([train_on, test_on])].set_index(["split", "fakes", "model"]
 # %%
 words = {name: method_comparison.swapped(models[name], pair)
          for name, pair in (("zero-shot", ("real", "manipulated")), ("prompt tuning", ("real", "fake")))}
-mixed = replace(bench, crops=negative_controls.shuffled(bench.crops, parts["identity"], seed=seed))
+mixed = replace(experiment, crops=negative_controls.shuffled(experiment.crops, split_table["identity"], seed=seed))
 blank = {name: models[name] for name in ("linear probe", "LN-tuning", "prompt tuning")}
-checks = {("words swapped", name): bench.trial(one.method, parts["study"], seed=seed, **one.options) for name, one in words.items()}
-checks |= {("labels shuffled", name): mixed.trial(one.method, parts["identity"], seed=seed, model=bench.clip, **one.options)
+checks = {("words swapped", name): experiment.trial(one.detector, split_table["study"], seed=seed, **one.options) for name, one in words.items()}
+checks |= {("labels shuffled", name): mixed.trial(one.detector, split_table["identity"], seed=seed, model=experiment.clip, **one.options)
            for name, one in blank.items()}
-control = method_comparison.table(checks, [train_on, *unseen], **interval).rename(columns={"split": "control"})
+control = method_comparison.table(checks, [train_on, *unseen], **interval).rename(columns={"protocol": "control"})
 control.set_index(["control", "fakes", "model"])[["frame_AUC", "video_AUC", "video_low", "video_high"]].round(3)
 
 # %% [markdown]
@@ -186,9 +186,9 @@ control.set_index(["control", "fakes", "model"])[["frame_AUC", "video_AUC", "vid
 # %%
 few = {name: replace(models[name], options={**models[name].options, "steps": few_steps, "batch": few_batch})
        for name in ("LoRA", "LN-tuning")}
-thin = replace(bench, crops=method_comparison.thinned(bench.crops, few_frames))
+thin = replace(experiment, crops=method_comparison.thinned(experiment.crops, few_frames))
 with run.timed("few pairs"):
-    curves = method_comparison.few_shot(thin, parts["study"], {"linear probe": models["linear probe"], **few}, test_on,
+    curves = method_comparison.few_shot(thin, split_table["study"], {"linear probe": models["linear probe"], **few}, test_on,
                               pairs=[int(count) for count in pairs.split()], draws=few_draws, seed=seed)
 figure, ax = plt.subplots(figsize=(6, 3.4))
 plots.few_shot(curves, ax)
@@ -215,7 +215,7 @@ published.related().set_index(["model", "paper"]).fillna("")
 # Test crops, reals and fakes alike, after six perturbations at five strengths; strength zero changes nothing. A detector that reads fine traces falls early.
 
 # %%
-test = bench.view(parts["study"], "test", ["real", test_on])
+test = experiment.view(split_table["study"], "test", ["real", test_on])
 trio = {name: trials["study", name].detector for name in ("linear probe", "LoRA", "LN-tuning")}
 with run.timed("robustness"):
     strained = method_comparison.robustness(trio, method_comparison.thinned(test, robust_frames), seed=seed)
@@ -240,14 +240,14 @@ pd.DataFrame({name: steps[name][5] - steps[name][0] for name in trio}).round(3)
 # %%
 eyes = {name: trials["identity", name].detector for name in ("LoRA", "components")}
 game, sanity = pd.DataFrame(), pd.DataFrame()
-if bench.profile.demo and looked:
-    fakes = bench.view(parts["identity"], "test", [train_on, *unseen])
-    place = fakes.frames.groupby("method").video.transform(lambda names: pd.factorize(names)[0])
+if experiment.profile.demo and looked:
+    fakes = experiment.view(split_table["identity"], "test", [train_on, *unseen])
+    place = fakes.frames.groupby("manipulation").video.transform(lambda names: pd.factorize(names)[0])
     fakes = fakes.select((place < looked).to_numpy())
-    masks, maps = experiment.masks(bench, fakes), {name: saliency.maps(detector, fakes) for name, detector in eyes.items()}
+    masks, maps = masks(experiment, fakes), {name: saliency.maps(detector, fakes) for name, detector in eyes.items()}
     game = pd.concat({name: pointing_game.game(fakes, found, masks) for name, found in maps.items()}, names=["model"]).droplevel(1)
     sanity = method_comparison.head_matters(eyes, fakes, maps, seed)
-    some = np.flatnonzero(~fakes.frames.duplicated(["method"]).to_numpy())
+    some = np.flatnonzero(~fakes.frames.duplicated(["manipulation"]).to_numpy())
     plots.looks(fakes.images(some), masks[some], {name: found[some] for name, found in maps.items()})
     plt.show()
 else:
@@ -274,4 +274,4 @@ run.seconds |= {f"{name}, seconds": row.seconds for name, row in cost.iterrows()
 run.save({"rows": measured.to_dict("records"), "differences": gaps.to_dict("records"), "controls": control.to_dict("records"),
           "few": curves.to_dict("records"), "robustness": strained.to_dict("records"),
           "pointing": game.reset_index().to_dict("records"), "sanity": sanity.to_dict("records")},
-         scores=pd.concat([trial.scores.assign(model=name, regime=split) for (split, name), trial in trials.items()]))
+         scores=pd.concat([trial.scores.assign(model=name, protocol=protocol) for (protocol, name), trial in trials.items()]))

@@ -23,8 +23,9 @@ import matplotlib.pyplot as plt
 import pandas as pd
 from IPython.display import Markdown, display
 
-from dfnb import experiment
+from dfnb import KEY
 from dfnb.evaluation import plots, training_domain
+from dfnb.experiment import Experiment
 from dfnb.predict import videos
 from dfnb.runs import results
 from dfnb.runs.run import start
@@ -37,8 +38,8 @@ interactive = False  # in JupyterLab: choose or upload a video, look at it frame
 
 # %%
 plots.style()
-bench = experiment.open(profile)
-run = start("07_your_own_video", bench.profile, dict(video=video, shown=shown, interactive=interactive))
+experiment = Experiment.open(profile)
+run = start("07_your_own_video", experiment.profile, dict(video=video, shown=shown, interactive=interactive))
 trained = results.result(profile, "03_lora_training")
 display(Markdown(run.stamp()))
 
@@ -49,8 +50,8 @@ display(Markdown(run.stamp()))
 
 # %%
 detector = videos.load(trained.folder)
-tested = trained.scores.query("part == 'test' and split == @detector.card['split'] and label == 1")
-first = tested.merge(bench.videos[[*experiment.KEY, "path"]], on=experiment.KEY).path.iloc[0]
+tested = trained.scores.query("split == 'test' and split_seed == @detector.card['split_seed'] and label == 1")
+first = tested.merge(experiment.videos[[*KEY, "path"]], on=KEY).path.iloc[0]
 file = Path(video).expanduser() if video else Path(first)
 display(Markdown(f"The video: `{file.name}`. {videos.caveat(detector.card)}"))
 

@@ -21,21 +21,22 @@ import matplotlib.pyplot as plt
 import pandas as pd
 from IPython.display import Markdown, display
 
-from dfnb import config, experiment
+from dfnb import config
 from dfnb.evaluation import metrics, plots, power, published, tables
+from dfnb.experiment import across
 from dfnb.runs import results
 from dfnb.runs.run import start
 
 # %% tags=["parameters"]
 profile = "demo"  # name of a file in params/
-level = 0.95  # confidence level of the intervals
+confidence = 0.95  # confidence level of the intervals
 draws = 2000  # bootstrap and permutation draws
 correlation = 0.7  # assumed correlation of two cells' scores within a class
 
 # %%
 plots.style()
 run = start("08_summary", config.load(profile), dict(
-    level=level, draws=draws, correlation=correlation))
+    confidence=confidence, draws=draws, correlation=correlation))
 results = [results.result(profile, name) for name in ("02_baseline_probe", "03_lora_training")]
 display(Markdown(run.stamp()))
 
@@ -46,8 +47,8 @@ display(Markdown(run.stamp()))
 
 # %%
 scores = pd.concat([result.scores for result in results], ignore_index=True)
-scores[scores.part == "test"].groupby(["model", "method"], sort=False).agg(
-    splits=("split", "nunique"), videos=("video", "nunique"), groups=("group", "nunique"),
+scores[scores.split == "test"].groupby(["model", "manipulation"], sort=False).agg(
+    splits=("split_seed", "nunique"), videos=("video", "nunique"), groups=("group", "nunique"),
     frames=("frame", "size"))
 
 # %% [markdown]
@@ -71,7 +72,7 @@ tables.over_splits(per_split)
 # another CLIP; only their pattern may be compared.
 
 # %%
-published.models().set_index(["level", "model"]).drop(columns="source")
+published.models().set_index(["unit", "model"]).drop(columns="source")
 
 # %% [markdown]
 # The run time of one training and its scoring, on this machine; it is the only thing here that changes from run to run.
@@ -96,8 +97,8 @@ plt.show()
 # One split as ROC curves, videos as the unit. With few real test videos a curve climbs in few steps: each step is one real video.
 
 # %%
-split = int(scores.split.min())
-test = metrics.to_videos(scores[(scores.part == "test") & (scores.split == split)])
+split_seed = int(scores.split_seed.min())
+test = metrics.to_videos(scores[(scores.split == "test") & (scores.split_seed == split_seed)])
 figure, ax = plt.subplots(figsize=(4.2, 4.2))
 plots.roc({model: rows for model, rows in test.groupby("model", sort=False)}, ax)
 plt.show()
@@ -107,9 +108,9 @@ plt.show()
 # were exchangeable.
 
 # %%
-paired = tables.paired(scores, "LoRA", "linear probe", level=level, draws=draws)
+paired = tables.paired(scores, "LoRA", "linear probe", confidence=confidence, draws=draws)
 columns = ["difference", "low", "high", "p_permutation", "p_delong", "detectable", "reals", "fakes"]
-paired.set_index("split")[columns].round(3)
+paired.set_index("split_seed")[columns].round(3)
 
 # %% [markdown]
 # In one sentence:
@@ -127,7 +128,7 @@ display(Markdown(f"LoRA is ahead on {ahead} of {len(paired)} splits. The interva
 # the unit, the threshold from the validation part at home.
 
 # %%
-elsewhere = experiment.across(run.profile, dict(zip(["linear probe", "LoRA"], results, strict=True)), split)
+elsewhere = across(run.profile, dict(zip(["linear probe", "LoRA"], results, strict=True)), split_seed)
 display(tables.across(elsewhere, scores).round(3) if len(elsewhere) else Markdown("The profile names no other corpus."))
 
 # %% [markdown]
@@ -137,7 +138,7 @@ display(tables.across(elsewhere, scores).round(3) if len(elsewhere) else Markdow
 # them, and an interval for each reported AUC. Nothing in this table was measured by this project.
 
 # %%
-decoded = published.decoded(level).set_index("row")
+decoded = published.decoded(confidence).set_index("row")
 decoded.round(3)
 
 # %% [markdown]
@@ -156,7 +157,7 @@ display(Markdown(f"""
   (balanced accuracy {rows.loc["best", "balanced"]:.3f}); the highest accuracy among the LoRA rows is that of
   {lora.ACC.idxmax()}.
 - {int((lora.high >= lora.AUC.max()).sum())} of the {len(lora)} LoRA rows have an interval that reaches the best AUC.
-- Choosing the best of {published.GRID_CELLS} equally good cells on so small a test part adds {gain["optimism"]:.3f} to
+- Choosing the best of {published.GRID_CELLS} equally good cells on so small a test split adds {gain["optimism"]:.3f} to
   its AUC on average, if the scores of two cells correlate by {correlation} within a class (an assumption).
 """))
 
@@ -167,7 +168,7 @@ display(Markdown(f"""
 # %%
 figure, ax = plt.subplots(figsize=(7, 3))
 plots.intervals(rows.sort_values("AUC", ascending=False), ax)
-ax.set_title("reported on FF++, with the interval that its test part allows", fontsize=9)
+ax.set_title("reported on FF++, with the interval that its test split allows", fontsize=9)
 plt.show()
 
 # %% [markdown]

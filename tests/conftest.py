@@ -72,7 +72,7 @@ def cued():
     noise = generator.integers(60, 160, (160, 64, 64, 3))
     images = (noise + labels[:, None, None, None] * grid).astype(np.uint8)
     frames = pd.DataFrame(
-        {"corpus": "noise", "method": np.where(labels, "grid", "real"), "label": labels, "frame": 0}
+        {"corpus": "noise", "manipulation": np.where(labels, "grid", "real"), "label": labels, "frame": 0}
     ).assign(video=[f"{at:03d}" for at in range(160)])
     whole = CropView.of_arrays(images, frames)
     return tuple(whole.select(rows) for rows in np.split(np.arange(160), [96, 128]))
@@ -91,8 +91,8 @@ def finished(corpus, clip_folder, tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("DFNB_PARAMS", str(home))
         patch.setenv("DFNB_CACHE", str(home / "cache"))
-        bench = experiment.open("mine", progress=False)
-        trial = bench.trial("lora", bench.parts("identity", seed=0), seed=0, rank=2, epochs=2, batch=8)
+        bench = experiment.Experiment.open("mine", progress=False)
+        trial = bench.trial("lora", bench.split("identity", seed=0), seed=0, rank=2, epochs=2, batch=8)
     trial.detector.save(home / "run")
     trial.scores.assign(model="LoRA").to_parquet(home / "run" / "scores.parquet")
     return home / "run", trial

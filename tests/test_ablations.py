@@ -136,7 +136,7 @@ def test_the_sentence_says_what_was_held_and_how_many_steps_were_taken():
 # ------------------------------------------------------------------- pictures
 def test_a_heat_map_names_every_cell_and_every_gap():
     table = runs(GRID, test=np.linspace(0.6, 0.9, 27), test_low=0.4, test_high=0.95)
-    table.loc[4, ["state", *results.MEASURED]] = ["failed", *[np.nan] * len(ablations.MEASURED)]
+    table.loc[4, ["state", *results.MEASURED]] = ["failed", *[np.nan] * len(results.MEASURED)]
     figure = sweep_plots.heat_maps(table)
     maps = [ax for ax in figure.axes if ax.get_title()]
     assert [ax.get_title() for ax in maps[3:]] == ["test, dropout 0", "test, dropout 0.05", "test, dropout 0.1"]
@@ -152,7 +152,7 @@ def test_every_seed_is_a_point_of_both_parts():
     lines = [line for line in sweep_plots.factor(rows, "rank", ax).lines if len(line.get_xdata()) == 2 and
              line.get_marker() == "o"]
     assert len(lines) == 6
-    sweep_plots.effects({part: ablations.main_effects(rows, part) for part in ablations.PARTS}, ax)
+    sweep_plots.effects({split: ablations.main_effects(rows, split) for split in ablations.SPLITS}, ax)
     sweep_plots.scatter(rows, "trainable", "test", ax, by="blocks", labels=("a", "b"))
     plt.close("all")
 
@@ -174,10 +174,10 @@ run = start("03_tiny", config.load(profile), dict(split_seed=split_seed, repeats
 if rank == 5 and not os.path.exists("HOME/go"):
     raise UserError("rank must not be 5 yet")
 labels = np.arange(12) % 2
-scores = pd.concat([pd.DataFrame({"corpus": "c", "method": np.where(labels, "FaceSwap", "real"), "frame": 0,
-    "video": [f"{part}{at}" for at in range(12)], "group": range(12), "label": labels, "part": part,
+scores = pd.concat([pd.DataFrame({"corpus": "c", "manipulation": np.where(labels, "FaceSwap", "real"), "frame": 0,
+    "video": [f"{split}{at}" for at in range(12)], "group": range(12), "label": labels, "split": split,
     "model": "LoRA", "split": 0, "score": np.where(labels, 0.6, 0.4) + rank / 100 * (np.arange(12) % 3)})
-    for part in ("validation", "test")])
+    for split in ("validation", "test")])
 kept = {"epoch": 1, "steps": 9, "train_auc": 0.9, "validation_auc": 0.8, "validation_loss": 0.5, "best": True}
 run.save({"rows": tables.by_split(scores).to_dict("records"), "history": [kept], "trainable": rank}, scores=scores)
 '''

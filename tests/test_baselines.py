@@ -8,14 +8,14 @@ from safetensors.numpy import save_file
 
 from dfnb import UserError
 from dfnb.data.crops import CropView
-from dfnb.detectors import METHODS, baselines
+from dfnb.detectors import DETECTORS, baselines
 from dfnb.evaluation import metrics
 
 
 @pytest.fixture
 def store(cued):
     """Four videos of four frames each; "b" lost one, "c" two and "d" three of them; a and b are real."""
-    table = pd.DataFrame({"corpus": "noise", "method": np.repeat(["real", "real", "grid", "grid"], 4),
+    table = pd.DataFrame({"corpus": "noise", "manipulation": np.repeat(["real", "real", "grid", "grid"], 4),
                           "video": np.repeat(list("abcd"), 4), "label": np.repeat([0, 0, 1, 1], 4),
                           "frame": list(range(4)) * 4,
                           "row": [0, 1, 2, 3, 0, -1, 1, 2, -1, -1, 0, 1, 0, -1, -1, -1]})  # fmt: skip
@@ -25,7 +25,7 @@ def store(cued):
 
 
 def fit(clip, train, validation, kind):
-    return METHODS["baselines"].fit(train, validation, clip=clip, kind=kind)
+    return DETECTORS["baselines"].fit(train, validation, clip=clip, kind=kind)
 
 
 def test_a_constant_answer_is_fake_and_learns_nothing(clip, cued):

@@ -67,7 +67,7 @@ def copy(folder, target):
 
 def crops(count=3, size=96):
     images = np.random.default_rng(3).integers(0, 256, (count, size, size, 3), dtype=np.uint8)
-    keys = {"corpus": "noise", "method": "real", "video": "000", "label": 0}
+    keys = {"corpus": "noise", "manipulation": "real", "video": "000", "label": 0}
     return CropView.of_arrays(images, pd.DataFrame({"frame": range(count)}).assign(**keys))
 
 

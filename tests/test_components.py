@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from dfnb import UserError, files
 from dfnb.data import footage
 from dfnb.data.crops import CropView
-from dfnb.detectors import METHODS, components
+from dfnb.detectors import DETECTORS, components
 from dfnb.evaluation import metrics
 from dfnb.models.encoder import enter
 
@@ -27,7 +27,7 @@ def views(make, videos: int = 40) -> tuple[CropView, ...]:
     for at in range(videos):
         frames = generator.integers(100, 130, (1, 64, 64, 3)) + face + generator.integers(0, 12, (T, 64, 64, 3))
         images.append(make(frames, at % 2, generator))
-        key = {"corpus": "noise", "method": "fake" if at % 2 else "real", "video": f"{at:03d}", "label": at % 2}
+        key = {"corpus": "noise", "manipulation": "fake" if at % 2 else "real", "video": f"{at:03d}", "label": at % 2}
         rows += [key | {"target": f"{at // 2:03d}", "frame": frame} for frame in range(T)]
     whole = CropView.of_arrays(np.clip(np.concatenate(images), 0, 255).astype(np.uint8), pd.DataFrame(rows))
     cuts = np.array([videos - 16, videos - 8]) * T
@@ -66,7 +66,7 @@ def decoder(clip):
 
 # ------------------------------------------------------------------- clips of frames, parts of a face
 def test_a_clip_is_consecutive_frames_of_one_video():
-    frames = pd.DataFrame({"corpus": "c", "method": "m", "video": list("aabbbbbbba"), "frame": [1, 2, *range(7), 0]})
+    frames = pd.DataFrame({"corpus": "c", "manipulation": "m", "video": list("aabbbbbbba"), "frame": [1, 2, *range(7), 0]})
     clips = footage.clips_of(frames, 3)
     assert clips.tolist() == [[9, 0, 1], [2, 3, 4], [5, 6, 7], [6, 7, 8]]  # the last one reaches back
     assert footage.clips_of(frames.iloc[:2], 4).tolist() == [[0, 0, 1, 1]]  # a short video is stretched
@@ -184,7 +184,7 @@ def test_it_learns_a_cue_in_space_and_scores_a_clip_as_one(detector, spatial):
 
 def test_a_frame_of_two_clips_gets_the_mean_of_both(detector, spatial):
     six = spatial[2].select(np.arange(6))  # the last two frames are of a fake
-    six.frames = six.frames.assign(method="real", video="000", frame=np.arange(6))
+    six.frames = six.frames.assign(manipulation="real", video="000", frame=np.arange(6))
     first, second = (detector.score(six.select(np.arange(start, start + T)))[0] for start in (0, 2))
     assert first != second
     expected = [first, first, (first + second) / 2, (first + second) / 2, second, second]
@@ -193,7 +193,7 @@ def test_a_frame_of_two_clips_gets_the_mean_of_both(detector, spatial):
 
 def test_it_learns_a_cue_that_no_single_frame_has(clip):
     train, validation, test = views(flickering)
-    detector = METHODS["components"].fit(train, validation, clip=clip, seed=0, **SMALL | {"learning_rate": 1e-2})
+    detector = DETECTORS["components"].fit(train, validation, clip=clip, seed=0, **SMALL | {"learning_rate": 1e-2})
     assert metrics.auc(test.labels, detector.score(test)) > 0.95
     rows = np.repeat(np.arange(0, len(test), T), T)  # the first frame of each video alone, T times
     still = test.select(rows)

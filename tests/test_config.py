@@ -9,7 +9,7 @@ from dfnb import UserError, config, files
 from dfnb.data import layouts, video
 
 GOOD = """
-corpus: {root: /videos, compression: c40, methods: [Deepfakes], videos_per_class: null}
+corpus: {root: /videos, compression: c40, manipulations: [Deepfakes], videos_per_class: null}
 crops: {frames: 8, size: 224}
 clip: openai/clip-vit-base-patch32
 notebooks:
@@ -65,8 +65,8 @@ def test_an_unknown_name_is_answered_with_the_known_ones(name):
     ("frames: 8", "frames: eight", r"crops.frames is 'eight', but .* valid integer"),
     ("frames: 8", "frames: true", r"crops.frames is True, but .* valid integer"),
     ("frames: 8", "frame: 8", r"(there is no setting crops.frame;|the setting crops.frames is missing)"),
-    ("[Deepfakes]", "['../x']", r"corpus.methods.0 is '../x'"),
-    ("[Deepfakes]", "[]", r"corpus.methods is \[\], but .* at least 1 item"),
+    ("[Deepfakes]", "['../x']", r"corpus.manipulations.0 is '../x'"),
+    ("[Deepfakes]", "[]", r"corpus.manipulations is \[\], but .* at least 1 item"),
     ("{rank: 16,", "{rank: [1],", r"notebooks.03_lora_training.rank is \[1\]"),
     ("03_lora_training", "../03", r"notebooks.../03"),
     ("clip:", "klip:", r"there is no setting klip; remove it or correct its name"),
@@ -97,13 +97,13 @@ def test_a_mistake_is_one_sentence_with_file_and_key(write, old, new, sentence):
 def test_layout_lists_and_test_corpora_are_settings_and_a_new_test_corpus_concerns_no_chapter(write):
     write(GOOD.replace("root: /videos", "root: /videos, layout: ffpp-flat, lists: my lists, identities: /who.csv"))
     profile = config.load("mine")
-    assert profile.corpus.index == {"layout": "ffpp-flat", "compression": "c40", "methods": ["Deepfakes"],
+    assert profile.corpus.index == {"layout": "ffpp-flat", "compression": "c40", "manipulations": ["Deepfakes"],
                                     "videos_per_class": None, "videos": {}}
     assert [str(path) for path in profile.corpus.known] == [str(files.ROOT / "my lists"), "/who.csv"]
     write(GOOD + "test_corpora: [{root: data/celeb, layout: celeb-df}]")
     other = config.load("mine").test_corpora[0]
     assert other.folder == files.ROOT / "data" / "celeb"
-    assert other.index == {"layout": "celeb-df", "compression": "c23", "methods": None, "videos_per_class": None}
+    assert other.index == {"layout": "celeb-df", "compression": "c23", "manipulations": None, "videos_per_class": None}
     assert "test_corpora" not in config.load("mine").settings
 
 

@@ -10,7 +10,7 @@ from dfnb import UserError
 from dfnb.data import crop_cache, crops, faces
 
 CALLS = []
-COLUMNS = ["corpus", "method", "video", "label", "target", "source", "path", "group"]
+COLUMNS = ["corpus", "manipulation", "video", "label", "target", "source", "path", "group"]
 
 
 def steady():
@@ -23,8 +23,8 @@ def absent():
     return lambda grey: []
 
 
-def table(folder, names, method="real", label=0):
-    rows = [["demo", method, name, label, name, None, str(folder / f"{name}.mp4"), 7] for name in names]
+def table(folder, names, manipulation="real", label=0):
+    rows = [["demo", manipulation, name, label, name, None, str(folder / f"{name}.mp4"), 7] for name in names]
     return pd.DataFrame(rows, columns=COLUMNS)
 
 
@@ -81,10 +81,10 @@ def test_rows_come_in_the_order_asked_for(videos, build):
 
 def test_a_selection_of_a_selection_keeps_rows_and_root(videos, build):
     view = build(videos)
-    part = view.select((view.frames.video != "001").to_numpy()).select([5, 1])
-    assert part.positions.tolist() == [8, 1] and part.root is view
-    np.testing.assert_array_equal(part.images(), view.images([8, 1]))
-    assert part.frames.video.tolist() == ["002", "000"] and part.frames.index.equals(pd.RangeIndex(2))
+    split = view.select((view.frames.video != "001").to_numpy()).select([5, 1])
+    assert split.positions.tolist() == [8, 1] and split.root is view
+    np.testing.assert_array_equal(split.images(), view.images([8, 1]))
+    assert split.frames.video.tolist() == ["002", "000"] and split.frames.index.equals(pd.RangeIndex(2))
     nothing = view.select([])
     assert len(nothing) == 0 and nothing.root is view and nothing.images().shape == (0, 32, 32, 3)
 
@@ -221,7 +221,7 @@ def test_a_vanished_video_is_not_remembered_as_lost(videos, build, tmp_path):
 
 
 def test_too_many_lost_frames_of_a_class_are_an_error_that_names_the_reason(videos, build, tmp_path):
-    fakes = table(tmp_path, ["003", "004"], method="FaceSwap", label=1)
+    fakes = table(tmp_path, ["003", "004"], manipulation="FaceSwap", label=1)
     for path in fakes.path:
         with open(path, "w") as file:
             file.write("no video")
@@ -255,9 +255,9 @@ def test_a_view_of_arrays_behaves_like_one_of_files():
     images = np.random.default_rng(0).integers(0, 256, (4, 8, 8, 3), dtype=np.uint8)
     view = crops.CropView.of_arrays(images, pd.DataFrame({"label": [0, 1, 1, 0]}))
     assert len(view) == 4 and view.size == 8 and view.labels.tolist() == [0, 1, 1, 0]
-    part = view.select(view.labels == 1)
-    np.testing.assert_array_equal(part.images(), images[1:3])
-    assert part.fingerprint == view.select([1, 2]).fingerprint != view.fingerprint
+    split = view.select(view.labels == 1)
+    np.testing.assert_array_equal(split.images(), images[1:3])
+    assert split.fingerprint == view.select([1, 2]).fingerprint != view.fingerprint
     with pytest.raises(ValueError, match="must be uint8"):
         crops.CropView.of_arrays(images.astype(float), view.frames)
 
@@ -265,8 +265,8 @@ def test_a_view_of_arrays_behaves_like_one_of_files():
 def test_the_demo_corpus_is_cropped_with_dlib(corpus, tmp_path):
     from dfnb.data import corpora
 
-    methods = sorted(path.name for path in (corpus / "manipulated_sequences").iterdir())
-    videos = corpora.index(corpus, methods=methods)
+    manipulations = sorted(path.name for path in (corpus / "manipulated_sequences").iterdir())
+    videos = corpora.index(corpus, manipulations=manipulations)
     view = crops.build(videos, frames=3, size=64, cache=tmp_path, workers=1)
     losses = view.losses()
     assert losses[losses.status == faces.KEPT].share.min() >= 0.9

@@ -200,8 +200,8 @@ def test_a_manipulation_changes_pixels_of_its_mask_only(takes, kind):
 
 def test_neural_textures_leaves_the_upper_face_alone(takes):
     for before, (image, _) in zip(takes[0].frames, fakes("NeuralTextures", *takes, Strengths()), strict=True):
-        for part in ("brows", "eyes"):
-            bottom = int(before.landmarks[LANDMARKS[part], 1].max()) + 1
+        for split in ("brows", "eyes"):
+            bottom = int(before.landmarks[LANDMARKS[split], 1].max()) + 1
             np.testing.assert_array_equal(image[:bottom], before.image[:bottom])
 
 
@@ -255,12 +255,12 @@ def test_face2face_keeps_identity_and_takes_mouth_and_blink_of_the_source(takes)
     stranger = dataclasses.replace(record(8, 5, 4), poses=source.poses)
     image = first("Face2Face", target, source, **clear)[0]
     np.testing.assert_array_equal(first("Face2Face", target, stranger, **clear)[0], image)
-    for part, track in (("mouth", "mouth"), ("eyes", "blink")):
+    for split, track in (("mouth", "mouth"), ("eyes", "blink")):
         ends = [dataclasses.replace(source, poses=[dataclasses.replace(each, **{track: end}) for each in source.poses])
                 for end in (0.0, 1.0)]
         shut, open_ = (first("Face2Face", target, posed, **clear)[0].astype(int) for posed in ends)
         change = np.abs(shut - open_)
-        x, y = target.frames[0].landmarks[LANDMARKS[part]].round().astype(int).T
+        x, y = target.frames[0].landmarks[LANDMARKS[split]].round().astype(int).T
         assert change[y.min():y.max() + 1, x.min():x.max() + 1].mean() > 5
 
 
@@ -316,8 +316,8 @@ def test_relighting_leaves_the_scene_itself_as_it_was():
 
 
 def test_swaps_and_reenactments_are_known_to_the_identity_room():
-    videos = pd.DataFrame({"method": ["real", *KINDS], "target": "000", "source": [None] + ["001"] * len(KINDS)})
-    seen = dict(zip(videos.method, identity.shown(videos), strict=True))
+    videos = pd.DataFrame({"manipulation": ["real", *KINDS], "target": "000", "source": [None] + ["001"] * len(KINDS)})
+    seen = dict(zip(videos.manipulation, identity.shown(videos), strict=True))
     assert seen == {"real": "000", "FaceSwap": "001", "NeuralTextures": "000", "Face2Face": "000", "Deepfakes": "001"}
 
 
@@ -338,19 +338,19 @@ def test_masks_are_those_of_the_video_on_disk(corpus):
     assert change[masks > 200].mean() > 5 * change[masks == 0].mean()
 
 
-@pytest.mark.parametrize("method, video",
+@pytest.mark.parametrize("manipulation, video",
                          [("real", "000"), ("FaceSwap", "000_002"), ("FaceShifter", "000_001")])
-def test_masks_of_a_video_that_is_no_fake_are_refused(corpus, method, video):
+def test_masks_of_a_video_that_is_no_fake_are_refused(corpus, manipulation, video):
     with pytest.raises(ValueError, match="has no fake"):
-        demo.masks(corpus, method, video)
+        demo.masks(corpus, manipulation, video)
 
 
 def test_the_planted_cue_is_a_pattern_of_the_person_with_the_label_as_its_sign(small, tmp_path):
     planted = demo.make(tmp_path / "planted", workers=1, planted=6.0, **SMALL | {"identities": 2})
 
-    def cue(method, video):
+    def cue(manipulation, video):
         """What planting has changed in a video, without the codec's fine noise; (256, 256)."""
-        with_cue, without = (frames(demo.video_path(folder, method, video)).mean((0, 3))
+        with_cue, without = (frames(demo.video_path(folder, manipulation, video)).mean((0, 3))
                              for folder in (planted, small))
         return cv2.GaussianBlur(with_cue - without, (0, 0), 6)
 

@@ -69,7 +69,7 @@ def test_a_frame_has_the_promised_shapes(scene):
     assert frame.landmarks.shape == (68, 2) and frame.landmarks.dtype == np.float32
     assert frame.face_mask.shape == (256, 256) and frame.face_mask.dtype == np.float32
     assert frame.face_mask.min() >= 0 and frame.face_mask.max() <= 1
-    assert sorted(i for part in LANDMARKS.values() for i in range(68)[part]) == list(range(68))
+    assert sorted(i for split in LANDMARKS.values() for i in range(68)[split]) == list(range(68))
 
 
 def test_camera_noise_can_be_switched_off_and_follows_its_generator(scene):

@@ -12,7 +12,7 @@ from tools import demo_sensitivity
 def rows(*values):
     """(swap, split, probe, LoRA) frame AUCs as the table of `dials.turn`."""
     return pd.DataFrame(
-        [[7, swap, "as frozen", split, model, 0.9, auc, auc] for swap, split, *aucs in values
+        [[7, swap, "as frozen", split_seed, model, 0.9, auc, auc] for swap, split_seed, *aucs in values
          for model, auc in zip(demo_sensitivity.MODELS, aucs, strict=True)], columns=demo_sensitivity.COLUMNS)
 
 
@@ -43,7 +43,7 @@ def test_a_turn_trains_each_swap_and_tests_each_reenactment(tmp_path, monkeypatc
     assert (same == 1).all()  # another bottleneck tests the same detector
     page = demo_sensitivity.write(table, tmp_path, lora)
     assert "| as frozen | wider" in page.read_text() and "rank 2" in page.read_text()
-    assert len(json.loads((tmp_path / "dials.json").read_text())["rows"]) == 4
+    assert len(json.loads((tmp_path / "demo_sensitivity.json").read_text())["rows"]) == 4
 
 
 def test_moves_compare_each_dial_with_its_frozen_setting_split_by_split():
@@ -61,6 +61,6 @@ def test_it_says_what_the_differences_show():
 
 
 def test_the_tracked_page_is_what_the_tracked_rows_give(tmp_path):
-    content = json.loads((files.ROOT / "book" / "dials.json").read_text())
+    content = json.loads((files.ROOT / "book" / "demo_sensitivity.json").read_text())
     page = demo_sensitivity.write(pd.DataFrame(content["rows"]), tmp_path, content["lora"])
-    assert page.read_text() == (files.ROOT / "book" / "dials.md").read_text()
+    assert page.read_text() == (files.ROOT / "book" / "demo_sensitivity.md").read_text()

@@ -24,28 +24,28 @@ def bench(corpus, clip_folder, cache, tmp_path, monkeypatch):
     (tmp_path / "mine.yaml").write_text(yaml.safe_dump(profile))
     monkeypatch.setenv("DFNB_PARAMS", str(tmp_path))
     monkeypatch.setenv("DFNB_CACHE", str(cache))
-    return experiment.open("mine", progress=False)
+    return experiment.Experiment.open("mine", progress=False)
 
 
 def test_a_part_holds_the_crops_of_its_videos_and_no_others(bench):
-    parts = bench.parts("identity", seed=0)
-    views = {part: bench.view(parts, part) for part in ("train", "validation", "test")}
+    split_table = bench.split("identity", seed=0)
+    views = {split: bench.view(split_table, split) for split in ("train", "validation", "test")}
     assert sum(len(view) for view in views.values()) == len(bench.crops)
-    for part, view in views.items():
-        assert set(view.frames.video) == set(parts.video[parts.part == part])
+    for split, view in views.items():
+        assert set(view.frames.video) == set(split_table.video[split_table.split == split])
     groups = [set(view.frames.group) for view in views.values()]
     assert not groups[0] & groups[2]
 
 
 def test_methods_can_be_left_out_of_a_view(bench):
-    parts = bench.parts("identity", seed=0)
-    assert set(bench.view(parts, "train", ["real"]).frames.method) == {"real"}
+    split_table = bench.split("identity", seed=0)
+    assert set(bench.view(split_table, "train", ["real"]).frames.manipulation) == {"real"}
 
 
 def test_a_split_by_frames_takes_single_frames(bench):
-    parts = bench.parts("frame", seed=0, frames=bench.crops.frames)
-    view = bench.view(parts, "test")
-    assert 0 < len(view) == (parts.part == "test").sum()
+    split_table = bench.split("frame", seed=0, frames=bench.crops.frames)
+    view = bench.view(split_table, "test")
+    assert 0 < len(view) == (split_table.split == "test").sum()
 
 
 def test_scores_carry_the_keys_of_their_crops(bench):
@@ -53,16 +53,16 @@ def test_scores_carry_the_keys_of_their_crops(bench):
     table = experiment.scores_table(view, "test", np.array([0.25, 0.75]), model="constant")
     assert table.video.tolist() == view.frames.video.tolist()
     assert table.score.tolist() == [0.25, 0.75]
-    assert set(table.columns) >= {"corpus", "method", "video", "group", "frame", "label", "part", "model"}
+    assert set(table.columns) >= {"corpus", "manipulation", "video", "group", "frame", "label", "split", "model"}
 
 
 def test_a_trial_fits_on_training_and_scores_the_rest(bench):
-    parts = bench.parts("identity", seed=0)
-    trial = bench.trial("probe", parts, seed=3)
-    assert trial.scores.part.value_counts().to_dict() == {
-        part: len(bench.view(parts, part)) for part in ("validation", "test")}
+    split_table = bench.split("identity", seed=0)
+    trial = bench.trial("probe", split_table, seed=3)
+    assert trial.scores.split.value_counts().to_dict() == {
+        split: len(bench.view(split_table, split)) for split in ("validation", "test")}
     assert trial.scores.score.between(0, 1).all()
-    assert (trial.scores.split == 3).all()
+    assert (trial.scores.split_seed == 3).all()
     assert trial.seconds > 0
 
 
@@ -70,7 +70,7 @@ def test_a_corpus_that_is_not_there_is_a_sentence(bench, tmp_path, monkeypatch):
     (tmp_path / "lost.yaml").write_text(yaml.safe_dump(
         {"corpus": {"root": str(tmp_path / "nowhere")}, "crops": {"frames": 3, "size": 64}}))
     with pytest.raises(UserError, match="nowhere"):
-        experiment.open("lost")
+        experiment.Experiment.open("lost")
 
 
 def rewrite(tmp_path, **sections):
@@ -89,8 +89,8 @@ def foreign(tmp_path_factory):
 
 
 def test_any_regime_asks_the_studys_question_when_the_methods_are_given(bench):
-    parts = bench.parts("identity", seed=0, train_method="FaceSwap", test_methods=["NeuralTextures"])
-    found = parts.groupby("part").method.unique().map(set).to_dict()
+    split_table = bench.split("identity", seed=0, train_manipulation="FaceSwap", test_manipulations=["NeuralTextures"])
+    found = split_table.groupby("split").manipulation.unique().map(set).to_dict()
     assert found == {"train": {"real", "FaceSwap"}, "validation": {"real", "FaceSwap"}, "test": {"real", "NeuralTextures"}}
 
 
@@ -102,25 +102,25 @@ def test_lists_and_persons_of_the_profile_reach_the_split_and_the_groups(bench, 
     (tmp_path / "persons.csv").write_text("id,person\n000,ann\n002,ann\n")
     rewrite(tmp_path, corpus={"root": str(corpus), "lists": str(tmp_path / "lists"),
                               "identities": str(tmp_path / "persons.csv")})
-    listed = experiment.open("mine", progress=False)
-    parts = listed.parts("official", seed=0)
-    assert set(parts.query("part == 'test' and method == 'real'").video) == {"004", "005"}
+    listed = experiment.Experiment.open("mine", progress=False)
+    split_table = listed.split("official", seed=0)
+    assert set(split_table.query("split == 'test' and manipulation == 'real'").video) == {"004", "005"}
     assert (bench.videos.group.nunique(), listed.videos.group.nunique()) == (3, 2)
     with pytest.raises(UserError, match="set corpus.lists in the profile"):
-        bench.parts("official", seed=0)
+        bench.split("official", seed=0)
 
 
 def test_other_corpora_are_scored_by_saved_detectors_and_keep_their_own_labels(bench, foreign, tmp_path):
-    trial = bench.trial("probe", bench.parts("identity", seed=0), seed=0)
+    trial = bench.trial("probe", bench.split("identity", seed=0), seed=0)
     trial.detector.save(tmp_path / "probe")
     results = {"linear probe": SimpleNamespace(folder=tmp_path / "probe")}
-    few = {"root": str(foreign), "name": "few", "methods": ["FaceSwap"], "videos_per_class": 2}
+    few = {"root": str(foreign), "name": "few", "manipulations": ["FaceSwap"], "videos_per_class": 2}
     profile = rewrite(tmp_path, test_corpora=[{"root": str(foreign)}, few])
     scores = experiment.across(profile, results, 0, progress=False)
-    assert scores.groupby(["tested", "method"]).video.nunique().to_dict() == {
+    assert scores.groupby(["tested", "manipulation"]).video.nunique().to_dict() == {
         ("world", "real"): 4, ("world", "FaceSwap"): 4, ("world", "NeuralTextures"): 4,
         ("few", "real"): 2, ("few", "FaceSwap"): 2}
-    index = experiment.corpora.index(foreign, methods=["FaceSwap"], videos_per_class=2).assign(group=0)
+    index = experiment.corpora.index(foreign, manipulations=["FaceSwap"], videos_per_class=2).assign(group=0)
     view = experiment.crops.build(index, **profile.crops.model_dump(), progress=False)
     of_few = scores[scores.tested == "few"]
     np.testing.assert_array_equal(of_few.score, trial.detector.score(view).astype(float))
@@ -147,13 +147,13 @@ def test_of_a_corpus_with_parts_of_its_own_only_the_test_part_is_taken(bench, fo
     reals = foreign / "original_sequences/youtube/c23/videos"
     fakes = foreign / "manipulated_sequences/FaceSwap/c23/videos"
     rows = [(reals / "000.mp4", 0, "test"), (reals / "001.mp4", 0, "train"), (fakes / "000_001.mp4", 1, "test")]
-    lines = ["path,label,part", *(f"{path},{label},{part}" for path, label, part in rows)]
+    lines = ["path,label,split", *(f"{path},{label},{split}" for path, label, split in rows)]
     (tmp_path / "manifest.csv").write_text("\n".join(lines))
     profile = rewrite(tmp_path, test_corpora=[{"root": str(tmp_path / "manifest.csv")}])
     (name, view), = experiment.others(profile, progress=False)
     assert name == tmp_path.name
     assert set(view.frames.video) == {"000", "000_001"}
-    assert "part" not in view.frames
+    assert "split" not in view.frames
 
 
 def test_closed_pairs_are_fetched_from_the_whole_corpus_where_the_first_videos_hold_none(corpus, tmp_path, monkeypatch):
@@ -167,26 +167,26 @@ def test_closed_pairs_are_fetched_from_the_whole_corpus_where_the_first_videos_h
         "corpus": {"root": str(tmp_path / "tree"), "videos_per_class": 3}, "crops": {"frames": 2, "size": 64}}))
     for name in ("PARAMS", "CACHE"):
         monkeypatch.setenv(f"DFNB_{name}", str(tmp_path))
-    methods, bench = ["FaceSwap", "NeuralTextures"], experiment.open("mixed")
-    paired = bench.paired(2, methods)
+    manipulations, bench = ["FaceSwap", "NeuralTextures"], experiment.Experiment.open("mixed")
+    paired = bench.paired(2, manipulations)
     assert len(bench.videos) == 9 and len(paired.videos) == 3 * 6
     assert set(paired.videos.target) == set(names.values())
-    assert paired.paired(2, methods) is paired
+    assert paired.paired(2, manipulations) is paired
 
 
 @pytest.fixture
 def world(tmp_path, monkeypatch):
     """A demo profile of four people, with two fakes of one kind and one of another."""
-    profile = {"corpus": {"root": "demo", "methods": ["FaceSwap", "Face2Face"], "videos": {"FaceSwap": 2, "Face2Face": 1}},
+    profile = {"corpus": {"root": "demo", "manipulations": ["FaceSwap", "Face2Face"], "videos": {"FaceSwap": 2, "Face2Face": 1}},
                "demo": {"seed": 5, "identities": 4, "frames": 3}, "crops": {"frames": 2, "size": 32}}
     (tmp_path / "world.yaml").write_text(yaml.safe_dump(profile))
     for name, folder in (("DFNB_PARAMS", "."), ("DFNB_DATA", "data"), ("DFNB_CACHE", "cache")):
         monkeypatch.setenv(name, str(tmp_path / folder))
-    return experiment.open("world", progress=False)
+    return experiment.Experiment.open("world", progress=False)
 
 
 def test_a_profile_can_ask_for_few_fakes_of_a_kind(world):
-    assert world.videos.method.value_counts().to_dict() == {"real": 4, "FaceSwap": 2, "Face2Face": 1}
+    assert world.videos.manipulation.value_counts().to_dict() == {"real": 4, "FaceSwap": 2, "Face2Face": 1}
     assert len(list(world.profile.folder.rglob("*.mp4"))) == 7
 
 

@@ -38,11 +38,11 @@ print(json.dumps(printed))
 def leave_run(folder, detector, cued, about: dict):
     """Save a detector of noise as a run does, with what a trial puts on its card taken from `about`."""
     tables = []
-    for part, view in zip(("validation", "test"), cued[1:], strict=True):
+    for split, view in zip(("validation", "test"), cued[1:], strict=True):
         named = CropView.of_arrays(view.images(), view.frames.assign(group=view.frames.video))
-        tables.append(experiment.scores_table(named, part, detector.score(view), model="mine", split=0))
+        tables.append(experiment.scores_table(named, split, detector.score(view), model="mine", split_seed=0))
     judged = metrics.to_videos(tables[0])
-    detector.card |= {name: about[name] for name in videos.NEEDED} | {"split": 0}
+    detector.card |= {name: about[name] for name in videos.NEEDED} | {"split_seed": 0}
     detector.card["threshold"] = metrics.best_threshold(judged.label, judged.score)
     detector.save(folder)
     pd.concat(tables).to_parquet(folder / "scores.parquet")
@@ -104,9 +104,9 @@ def test_the_folder_is_whole_and_names_no_place_of_this_machine(exported, clip_f
 def test_the_model_card_says_data_results_and_limits(exported, finished):
     card = (exported / "README.md").read_text()
     tested, results = export.results(finished[0], finished[1].detector.card)
-    assert f"Test videos of split 0: {tested}. None of them" in card
+    assert f"Test videos of split seed 0: {tested}. None of them" in card
     assert sorted(tested.split(", ")) == ["2 FaceSwap", "2 NeuralTextures", "2 real"]
-    row = results[(results.level == "video") & (results.answer == "threshold from validation")].iloc[0]
+    row = results[(results.unit == "video") & (results.answer == "threshold from validation")].iloc[0]
     assert f"| {row.AUC:.3f}" in card and f"| {row.low:.3f}" in card and f"| {row.high:.3f}" in card
     assert f"**Threshold** {finished[1].detector.card['threshold']:.4f}" in card
     assert "2 real, 2 FaceSwap, 2 NeuralTextures" in card
@@ -127,6 +127,6 @@ def test_nothing_is_written_over_and_other_scores_are_not_taken_for_its_own(expo
         export.export(finished[0], exported)
     card = finished[1].detector.card
     with pytest.raises(UserError, match="holds no scores of its own detector \\(split 7"):
-        export.results(finished[0], card | {"split": 7})
+        export.results(finished[0], card | {"split_seed": 7})
     with pytest.raises(UserError, match="holds no scores of its own detector"):
         export.results(finished[0], card | {"threshold": 0.123})

@@ -43,18 +43,18 @@ def own(content: bytes, name: str) -> bytes:
 
 
 def paired(seed: int = 0) -> dict[str, list[list[str]]]:
-    """Lists of the official shape: 1,000 ids in pairs, no id in two parts."""
+    """Lists of the official shape: 1,000 ids in pairs, no id in two splits."""
     ids = [f"{at:03d}" for at in range(1000)]
     random.Random(seed).shuffle(ids)
     pairs = [sorted(ids[at : at + 2], reverse=at % 4 == 0) for at in range(0, 1000, 2)]
     ends = np.cumsum([0, *SIZES.values()])
-    return {part: pairs[ends[at] : ends[at + 1]] for at, part in enumerate(SIZES)}
+    return {split: pairs[ends[at] : ends[at + 1]] for at, split in enumerate(SIZES)}
 
 
 def write_lists(folder, lists) -> None:
     folder.mkdir(exist_ok=True)
-    for part, file in splits.LISTS.items():
-        (folder / file).write_text(json.dumps(lists[part]))
+    for split, file in identity.LISTS.items():
+        (folder / file).write_text(json.dumps(lists[split]))
 
 
 @pytest.fixture(scope="module", params=["random", "official"])
@@ -68,7 +68,7 @@ def whole(request, tmp_path_factory):
             shutil.copy(file, root)
     else:
         write_lists(root, paired())
-    pairs = [pair for part in identity.read_known(root)["lists"].values() for pair in part]
+    pairs = [pair for split in identity.read_known(root)["lists"].values() for pair in split]
     fakes = [f"{a}_{b}" for pair in pairs for a, b in (pair, pair[::-1])]
     names = {"original_sequences/youtube": sorted({name for pair in pairs for name in pair}),
              "manipulated_sequences/FaceSwap": fakes, "manipulated_sequences/NeuralTextures": fakes}
@@ -83,18 +83,18 @@ def whole(request, tmp_path_factory):
 
 def test_all_ids_are_indexed_and_the_lists_place_every_one(whole):
     root, lists = whole
-    videos = corpora.index(root, methods=["FaceSwap", "NeuralTextures"])
-    assert videos.groupby("method").size().to_dict() == {"real": 1000, "FaceSwap": 1000, "NeuralTextures": 1000}
-    assert splits.identity_groups(videos).nunique() == 500
-    parts = splits.split(videos, "official", **splits.read_known(lists))
-    assert parts.groupby(["part", "method"]).size().unstack().loc[list(SIZES)].to_numpy().tolist() == [
+    videos = corpora.index(root, manipulations=["FaceSwap", "NeuralTextures"])
+    assert videos.groupby("manipulation").size().to_dict() == {"real": 1000, "FaceSwap": 1000, "NeuralTextures": 1000}
+    assert identity.identity_groups(videos).nunique() == 500
+    split_table = splits.split(videos, "official", **identity.read_known(lists))
+    assert split_table.groupby(["split", "manipulation"]).size().unstack().loc[list(SIZES)].to_numpy().tolist() == [
         [720] * 3, [140] * 3, [140] * 3]
-    kept = splits.keep(parts, "FaceSwap", ["NeuralTextures"])
-    assert kept.groupby(["part", "method"]).size().to_dict() == {
+    kept = splits.keep(split_table, "FaceSwap", ["NeuralTextures"])
+    assert kept.groupby(["split", "manipulation"]).size().to_dict() == {
         ("train", "real"): 720, ("train", "FaceSwap"): 720, ("validation", "real"): 140, ("validation", "FaceSwap"): 140,
         ("test", "real"): 140, ("test", "NeuralTextures"): 140}
-    assert splits.audit(kept, videos).seen.max() == 0
-    assert len(corpora.index(root, methods=["FaceSwap", "NeuralTextures"], videos_per_class=100)) == 300
+    assert identity.audit(kept, videos).seen.max() == 0
+    assert len(corpora.index(root, manipulations=["FaceSwap", "NeuralTextures"], videos_per_class=100)) == 300
 
 
 def test_the_inventory_finds_it_whole_and_every_header_readable(whole):
@@ -104,7 +104,7 @@ def test_the_inventory_finds_it_whole_and_every_header_readable(whole):
     assert found.counts.frames.tolist() == [2000, 2000, 2000]
     assert (found.official.there == found.official.listed).all()
     assert found.partners[["without_target", "without_source", "without_reverse"]].map(len).to_numpy().sum() == 0
-    assert {regime: table.to_numpy().sum() for regime, table in found.splits.items()} == {
+    assert {protocol: table.to_numpy().sum() for protocol, table in found.splits.items()} == {
         "study": 300, "identity": 3000, "official": 3000}
 
 
@@ -126,7 +126,7 @@ def small(tmp_path_factory):
     ids = [name for pairs in chosen.values() for pair in pairs for name in pair]
     made = demo.make(home / "made", seed=903, identities=16, frames=3, workers=1, progress=False)
     for file in sorted(made.rglob("*.mp4")):
-        name = "_".join(ids[int(part)] for part in file.stem.split("_"))
+        name = "_".join(ids[int(split)] for split in file.stem.split("_"))
         place = home / "FF" / file.parent.relative_to(made)
         for manipulation in ("FaceSwap", "Deepfakes", "Face2Face") if "FaceSwap" in str(place) else ("",):
             target = home / "FF" / str(place.relative_to(home / "FF")).replace("FaceSwap", manipulation or "FaceSwap")
@@ -170,29 +170,29 @@ def dry(small, corpus, tmp_path, monkeypatch):
         content["notebooks"]["08_summary"] = {"draws": 50}
         if name == "ffpp":
             content["corpus"]["lists"] = str(home / "lists")
-            content["test_corpora"] = [{"root": str(corpus), "name": "other-people", "methods": ["NeuralTextures"]}]
+            content["test_corpora"] = [{"root": str(corpus), "name": "other-people", "manipulations": ["NeuralTextures"]}]
         (tmp_path / "params" / f"{name}.yaml").write_text(yaml.safe_dump(content))
     return chosen
 
 
-def videos_of(scores: pd.DataFrame, method: str) -> set[str]:
-    return set(scores.video[(scores.part == "test") & (scores.method == method)])
+def videos_of(scores: pd.DataFrame, manipulation: str) -> set[str]:
+    return set(scores.video[(scores.split == "test") & (scores.manipulation == manipulation)])
 
 
 def test_the_official_profile_turns_videos_into_results(dry):
-    split, probe, lora, summary = (execute(stem, "ffpp") for stem in CHAPTERS)
+    split_seed, probe, lora, summary = (execute(stem, "ffpp") for stem in CHAPTERS)
     reals = {name for pair in dry["test"] for name in pair}
     fakes = {f"{a}_{b}" for pair in dry["test"] for a, b in (pair, pair[::-1])}
-    assert split.metrics["parts"]["test"] == {"real": 4, "FaceSwap": 0, "NeuralTextures": 4}
-    assert all(row["seen"] == 0 for row in split.metrics["audit"])
+    assert split_seed.metrics["splits"]["test"] == {"real": 4, "FaceSwap": 0, "NeuralTextures": 4}
+    assert all(row["seen"] == 0 for row in split_seed.metrics["audit"])
     for result in (probe, lora):
         assert videos_of(result.scores, "real") == reals
         assert videos_of(result.scores, "NeuralTextures") == fakes
-        assert set(result.scores.method) == {"real", "FaceSwap", "NeuralTextures"}
+        assert set(result.scores.manipulation) == {"real", "FaceSwap", "NeuralTextures"}
         others = result.table("others")
-        assert set(others.method) == {"Face2Face", "Deepfakes"}
+        assert set(others.manipulation) == {"Face2Face", "Deepfakes"}
         assert videos_of(others, "Deepfakes") == fakes
-        assert set(result.scores.split) == {0, 1}
+        assert set(result.scores.split_seed) == {0, 1}
     assert {row["model"] for row in summary.metrics["rows"]} == {"probe, untrained tower", "linear probe", "LoRA"}
     elsewhere = summary.table("elsewhere")
     assert elsewhere.groupby("model").video.nunique().to_dict() == {"LoRA": 12, "linear probe": 12}
@@ -201,18 +201,18 @@ def test_the_official_profile_turns_videos_into_results(dry):
 
 
 def test_the_study_profile_turns_videos_into_results_and_a_test_corpus_repeats_chapter_8_alone(dry, corpus):
-    split, probe, lora, summary = (execute(stem, "ffpp-study") for stem in CHAPTERS)
-    assert split.metrics["parts"] == {"train": {"real": 11, "FaceSwap": 14, "NeuralTextures": 0},
+    split_seed, probe, lora, summary = (execute(stem, "ffpp-study") for stem in CHAPTERS)
+    assert split_seed.metrics["splits"] == {"train": {"real": 11, "FaceSwap": 14, "NeuralTextures": 0},
                                       "validation": {"real": 3, "FaceSwap": 2, "NeuralTextures": 0},
                                       "test": {"real": 2, "FaceSwap": 0, "NeuralTextures": 16}}
-    assert max(row["seen"] for row in split.metrics["audit"]) > 0.5
+    assert max(row["seen"] for row in split_seed.metrics["audit"]) > 0.5
     assert len(probe.table("others")) == len(lora.table("others")) == len(summary.table("elsewhere")) == 0
-    assert [row["split"] for row in summary.metrics["paired"]] == [0]
+    assert [row["split_seed"] for row in summary.metrics["paired"]] == [0]
     file = config.folder() / "ffpp-study.yaml"
     file.write_text(file.read_text() + f"test_corpora: [{{root: {json.dumps(str(corpus))}}}]\n")
     states = {stem: state.state(result.folder, configuration.of_run(
         notebooks.folder() / f"{stem}.ipynb", config.load("ffpp-study"), {}))[0]
-        for stem, result in zip(CHAPTERS, (split, probe, lora, summary), strict=True)}
+        for stem, result in zip(CHAPTERS, (split_seed, probe, lora, summary), strict=True)}
     assert states == dict.fromkeys(CHAPTERS[:3], "done") | {"08_summary": "stale"}
 
 
@@ -230,13 +230,13 @@ def thousand(tmp_path_factory):
     """1,000 people of the demo world under the official names, 3 frames a video; two kinds for the test list alone."""
     home = tmp_path_factory.mktemp("thousand")
     lists = identity.read_known(OFFICIAL)["lists"] if OFFICIAL.is_dir() else paired(2)
-    ids = [name for part in ("test", "validation", "train") for pair in lists[part] for name in pair]
+    ids = [name for split in ("test", "validation", "train") for pair in lists[split] for name in pair]
     tested = {"Face2Face": 140, "Deepfakes": 140}
     demo.make(home / "made", seed=904, identities=1000, frames=3, videos=tested, progress=False)
     for file in sorted((home / "made").rglob("*.mp4")):
         place = home / "FaceForensics++" / file.parent.relative_to(home / "made")
         place.mkdir(parents=True, exist_ok=True)
-        file.rename(place / ("_".join(ids[int(part)] for part in file.stem.split("_")) + ".mp4"))
+        file.rename(place / ("_".join(ids[int(split)] for split in file.stem.split("_")) + ".mp4"))
     write_lists(home / "FaceForensics++" / "splits", lists)
     return home
 
@@ -257,12 +257,12 @@ def test_all_thousand_ids_run_from_the_inventory_to_the_book(thousand, tmp_path,
     (tmp_path / "params" / "ffpp.yaml").write_text(yaml.safe_dump(content))
     assert cli.main(["corpus", str(root), "--lists", str(root / "splits")]) == 0
     told = capsys.readouterr().out.split("the official split:")[1].splitlines()
-    assert [line.split(",")[0].split() for line in told[1:4]] == [[part, "real", str(2 * SIZES[part])] for part in SIZES]
+    assert [line.split(",")[0].split() for line in told[1:4]] == [[split, "real", str(2 * SIZES[split])] for split in SIZES]
     assert cli.main(["study", "--profile", "ffpp"]) == 0
     assert "the book is built" in capsys.readouterr().out
-    parts = run.result("ffpp", "01_data_split").metrics["parts"]
-    for part, pairs in SIZES.items():  # a video without a face is lost, and chapter 1 says so
-        assert 2 * pairs - 4 <= parts[part]["real"] <= 2 * pairs
+    split_table = run.result("ffpp", "01_data_split").metrics["splits"]
+    for split, pairs in SIZES.items():  # a video without a face is lost, and chapter 1 says so
+        assert 2 * pairs - 4 <= split_table[split]["real"] <= 2 * pairs
     scores = run.result("ffpp", "03_lora_training").scores
-    assert len(videos_of(scores, "real")) == parts["test"]["real"]
-    assert len(videos_of(scores, "NeuralTextures")) == parts["test"]["NeuralTextures"]
+    assert len(videos_of(scores, "real")) == split_table["test"]["real"]
+    assert len(videos_of(scores, "NeuralTextures")) == split_table["test"]["NeuralTextures"]

@@ -6,7 +6,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from dfnb import UserError
-from dfnb.detectors import METHODS, full
+from dfnb.detectors import DETECTORS, full
 from dfnb.evaluation import metrics
 
 SMALL = {"epochs": 2, "batch": 16, "learning_rate": 1e-3}
@@ -38,7 +38,7 @@ def test_trainable_equals_the_formula(clip, detector):
 
 def test_it_learns_a_planted_cue(clip, cued):
     train, validation, test = cued
-    detector = METHODS["full"].fit(train, validation, clip=clip, seed=0, **SMALL | {"epochs": 3})
+    detector = DETECTORS["full"].fit(train, validation, clip=clip, seed=0, **SMALL | {"epochs": 3})
     assert metrics.auc(test.labels, detector.score(test)) > 0.95
     assert {"epoch", "loss", "train_auc", "validation_auc", "best"} <= set(detector.history[0])
 

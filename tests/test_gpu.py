@@ -6,7 +6,7 @@ import torch
 
 import dfnb.models.clip
 from dfnb import detectors
-from dfnb.detectors import METHODS
+from dfnb.detectors import DETECTORS
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")]
 LORA = {"seed": 0, "rank": 2, "alpha": 4, "dropout": 0.1, "blocks": 2, "epochs": 2, "batch": 16}
@@ -29,12 +29,12 @@ def test_features_in_bfloat16_are_close_to_those_of_the_cpu(clip, fast, cued, tm
 
 
 def test_a_detector_fitted_twice_gives_the_same_scores_to_the_bit(fast, cued):
-    scores = [METHODS["lora"].fit(cued[0], cued[1], clip=fast, **LORA).score(cued[2]) for _ in range(2)]
+    scores = [DETECTORS["lora"].fit(cued[0], cued[1], clip=fast, **LORA).score(cued[2]) for _ in range(2)]
     np.testing.assert_array_equal(*scores)
 
 
 def test_a_detector_of_the_gpu_scores_alike_on_the_cpu(clip, fast, cued, tmp_path):
-    detector = METHODS["lora"].fit(cued[0], cued[1], clip=fast, **LORA)
+    detector = DETECTORS["lora"].fit(cued[0], cued[1], clip=fast, **LORA)
     detector.save(tmp_path / "saved")
     np.testing.assert_allclose(detectors.load(tmp_path / "saved", clip).score(cued[2]), detector.score(cued[2]), atol=0.05)
 

@@ -316,12 +316,12 @@ def test_links_to_videos_are_videos_and_a_name_that_is_no_text_is_a_sentence(tmp
     place.mkdir(parents=True)
     (place / "000.mp4").symlink_to(good)
     (place / "001.mp4").symlink_to(tmp_path / "nowhere")
-    videos = corpora.index(tmp_path / "corpus", methods=[])
+    videos = corpora.index(tmp_path / "corpus", manipulations=[])
     assert [reason(path) if name == "001" else video.read(path, 2).total
             for name, path in zip(videos.video, videos.path, strict=True)] == [12, "unreadable: No such file or directory"]
     os.link(good, os.path.join(place, "\udcff.mp4"))
     with pytest.raises(UserError, match="is no text; rename"):
-        corpora.index(tmp_path / "corpus", methods=[])
+        corpora.index(tmp_path / "corpus", manipulations=[])
 
 
 # ------------------------------------------------------------------- fuzzing
@@ -374,9 +374,9 @@ def outcomes(folder, originals, count, seed) -> Counter:
 @pytest.fixture
 def originals(tmp_path, good):
     front = write(tmp_path / "front.mp4", [bars(at) for at in range(8)], options={"movflags": "faststart"})
-    parts = write(tmp_path / "parts.mp4", [bars(at, 48, 80) for at in range(8)], pixel_format="yuv444p",
+    split_table = write(tmp_path / "splits.mp4", [bars(at, 48, 80) for at in range(8)], pixel_format="yuv444p",
                   options={"movflags": "frag_keyframe+empty_moov"})
-    return [good.read_bytes(), front.read_bytes(), parts.read_bytes()]
+    return [good.read_bytes(), front.read_bytes(), split_table.read_bytes()]
 
 
 def test_mutants_of_videos_are_kept_or_rejected(tmp_path, originals):

@@ -11,7 +11,7 @@ from dfnb import files
 
 ONLY_IN = {  # a library that must be replaceable is imported by one module
     "transformers": {"models/clip"}, "papermill": {"runs/study"}, "jupytext": {"runs/notebooks"}, "dlib": {"data/faces"},
-    "peft": {"detectors/lora"}, "av": {"data/decoder", "data/encoding", "demo/corpus"}, "typer": {"cli"},
+    "peft": {"detectors/lora", "detectors/layernorm"}, "av": {"data/decoder", "data/encoding", "demo/corpus"}, "typer": {"cli"},
     "seaborn": {"evaluation/plots"}, "openai": {"detectors/endpoint"},
 }
 PACKAGE = files.ROOT / "dfnb"

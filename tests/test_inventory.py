@@ -23,14 +23,14 @@ def tree(tmp_path):
     """Twenty reals in closed pairs, both manipulations of the study; every file has a content of its own."""
     root = tmp_path / "FF"
     write(root / "original_sequences/youtube/c23/videos", [f"{at:03d}" for at in range(20)])
-    for method in ("FaceSwap", "NeuralTextures"):
-        write(root / f"manipulated_sequences/{method}/c23/videos", FAKES)
+    for manipulation in ("FaceSwap", "NeuralTextures"):
+        write(root / f"manipulated_sequences/{manipulation}/c23/videos", FAKES)
     return root
 
 
 def test_a_whole_corpus_lacks_nothing_and_takes_both_splits(tree):
     found = inventory.take(tree)
-    assert found.counts[["method", "compression", "videos"]].to_numpy().tolist() == [
+    assert found.counts[["manipulation", "compression", "videos"]].to_numpy().tolist() == [
         ["real", "c23", 20], ["FaceSwap", "c23", 20], ["NeuralTextures", "c23", 20]]
     assert found.counts.bytes.sum() == sum(path.stat().st_size for path in tree.rglob("*.mp4"))
     assert found.unusable == found.unreadable == found.copies == []
@@ -47,7 +47,7 @@ def test_a_whole_corpus_lacks_nothing_and_takes_both_splits(tree):
 def test_partners_that_are_missing_are_named(tree):
     (tree / "original_sequences/youtube/c23/videos/004.mp4").unlink()
     (tree / "manipulated_sequences/FaceSwap/c23/videos/009_008.mp4").unlink()
-    partners = inventory.take(tree).partners.set_index("method")
+    partners = inventory.take(tree).partners.set_index("manipulation")
     assert partners.loc["FaceSwap"].tolist() == [19, ["004_005"], ["005_004"], ["008_009"]]
     assert partners.loc["NeuralTextures"].tolist() == [20, ["004_005"], ["005_004"], []]
     assert "1 lack the real of their target (004_005); 1 lack the real of their source (005_004); 1 lack their reverse" in (
@@ -86,7 +86,7 @@ def test_the_official_lists_say_what_is_missing(tree, tmp_path):
         (tmp_path / f"{name}.json").write_text(json.dumps(pairs))
     (tree / "manipulated_sequences/FaceSwap/c23/videos/003_002.mp4").unlink()
     found = inventory.take(tree, lists=tmp_path)
-    rows = found.official.set_index(["part", "method"])
+    rows = found.official.set_index(["split", "manipulation"])
     assert rows.loc[("train", "real"), ["there", "listed"]].tolist() == [4, 4]
     assert rows.loc[("train", "FaceSwap")].tolist() == [3, 4, ["003_002"]]
     assert rows.loc[("test", "real")].tolist() == [2, 4, ["020", "021"]]
@@ -100,7 +100,7 @@ def test_a_corpus_without_the_studys_methods_says_so(tmp_path):
     write(tmp_path / "Celeb-real", ["id0_0000", "id1_0000"])
     write(tmp_path / "Celeb-synthesis", ["id0_id1_0000"])
     found = inventory.take(tmp_path)
-    assert "found the methods Celeb-synthesis" in found.splits["study"]
+    assert "found the manipulations Celeb-synthesis" in found.splits["study"]
     assert "the study's split (first 100 videos a class) cannot be made: no videos of FaceSwap" in inventory.text(found)
 
 

@@ -10,7 +10,7 @@ import transformers
 from safetensors.torch import load_file, save_file
 
 from dfnb import UserError
-from dfnb.detectors import METHODS, layernorm
+from dfnb.detectors import DETECTORS, layernorm
 from dfnb.evaluation import metrics
 
 SMALL = {"epochs": 2, "batch": 16, "learning_rate": 0.02}
@@ -80,7 +80,7 @@ def test_the_loss_adds_the_weighted_terms(clip, pixels):
 
 def test_it_learns_a_planted_cue_on_features_of_length_one(clip, cued):
     train, validation, test = cued
-    detector = METHODS["layernorm"].fit(train, validation, clip=clip, seed=0, **SMALL | {"epochs": 4})
+    detector = DETECTORS["layernorm"].fit(train, validation, clip=clip, seed=0, **SMALL | {"epochs": 4})
     assert metrics.auc(test.labels, detector.score(test)) > 0.95
     features = detector.features(test)
     assert features.shape == (32, 48) and features.dtype == np.float32

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from dfnb import UserError
-from dfnb.data import corpora, layouts, splits
+from dfnb.data import corpora, identity, layouts
 
 
 def touch(root, names):
@@ -36,55 +36,55 @@ def test_a_flattened_copy_gives_the_same_table_as_the_official_folders(tmp_path)
         "manipulated_sequences/FaceSwap/c23/videos/000_003.mp4", "manipulated_sequences/Deepfakes/c23/videos/003_000.mp4"])
     flat = touch(tmp_path / "flat", [
         "original/000.mp4", "original/003.mp4", "FaceSwap/000_003.mp4", "Deepfakes/003_000.mp4", "csv/list.csv"])
-    one, other = (corpora.index(root, methods=["FaceSwap", "Deepfakes"]).drop(columns="path") for root in (official, flat))
+    one, other = (corpora.index(root, manipulations=["FaceSwap", "Deepfakes"]).drop(columns="path") for root in (official, flat))
     assert one.to_csv() == other.to_csv()
     assert layouts.read(flat).layout == "ffpp-flat"
-    assert "found the methods Deepfakes, FaceSwap" in message(flat, methods=["NeuralTextures"])
+    assert "found the manipulations Deepfakes, FaceSwap" in message(flat, manipulations=["NeuralTextures"])
     touch(flat, ["DeepFakeDetection/01_02__a__X.mp4"])
-    assert "no real videos of DFD" in message(flat, methods=["DeepFakeDetection"])
+    assert "no real videos of DFD" in message(flat, manipulations=["DeepFakeDetection"])
 
 
 def test_celeb_df_ids_are_persons_and_join_the_groups(celeb):
     videos = corpora.index(celeb)
-    assert videos.groupby("method").size().to_dict() == {"Celeb-synthesis": 2, "real": 6}
+    assert videos.groupby("manipulation").size().to_dict() == {"Celeb-synthesis": 2, "real": 6}
     fake = videos[videos.video == "id0_id1_0000"].iloc[0]
     assert (fake.corpus, fake.label, fake.target, fake.source) == ("Celeb-DF", 1, "id0", "id1")
     assert videos.set_index("video").target["id0_0001"] == "id0"
     assert videos.set_index("video").target["00001"] == "00001"
-    groups = splits.identity_groups(videos).groupby(videos.target).first()
+    groups = identity.identity_groups(videos).groupby(videos.target).first()
     assert groups["id0"] == groups["id1"] == groups["id2"]  # id1's face is swapped into both
     assert len({groups["id0"], groups["00000"], groups["00001"]}) == 3
 
 
 def test_celeb_dfs_test_list_becomes_a_part_and_its_leading_one_means_real(celeb):
-    part = corpora.index(celeb).set_index("video").part
-    assert set(part[part == "test"].index) == {"00001", "id0_id1_0000"}
-    assert set(part[part == "train"].index) == {"00000", "id0_0000", "id0_0001", "id1_0000", "id2_0000", "id2_id1_0000"}
+    split = corpora.index(celeb).set_index("video").split
+    assert set(split[split == "test"].index) == {"00001", "id0_id1_0000"}
+    assert set(split[split == "train"].index) == {"00000", "id0_0000", "id0_0001", "id1_0000", "id2_0000", "id2_id1_0000"}
     (celeb / "List_of_testing_videos.txt").write_text("0 YouTube-real/00001.mp4\n1 YouTube-real/00009.mp4\n")
     assert "says label 1 of" in message(celeb)
     assert layouts.read(celeb).notes == ["1 videos of List_of_testing_videos.txt are not there, such as YouTube-real/00009"]
     (celeb / "List_of_testing_videos.txt").write_text("YouTube-real/00001.mp4\n")
     assert 'a line is "1 Celeb-real/id0_0000.mp4"' in message(celeb)
     (celeb / "List_of_testing_videos.txt").unlink()
-    assert "part" not in corpora.index(celeb)
+    assert "split" not in corpora.index(celeb)
 
 
 def test_dfdc_joins_a_fake_with_its_original(tmp_path):
     names = ["part_0/a.mp4", "part_0/b.mp4", "part_1/c.mp4", "part_1/d.mp4"]
     touch(tmp_path, names)
-    parts = {0: {"a.mp4": {"label": "REAL", "split": "train"},
+    split_table = {0: {"a.mp4": {"label": "REAL", "split": "train"},
                  "b.mp4": {"label": "FAKE", "split": "train", "original": "a.mp4"}},
              1: {"c.mp4": {"label": "REAL", "split": "test", "original": None},
                  "d.mp4": {"label": "FAKE", "split": "train", "original": "c.mp4"}}}
-    for number, content in parts.items():
+    for number, content in split_table.items():
         (tmp_path / f"part_{number}/metadata.json").write_text(json.dumps(content))
-    videos = corpora.index(tmp_path, methods=["DFDC"])
-    assert videos[["method", "video", "target", "part"]].to_numpy().tolist() == [
+    videos = corpora.index(tmp_path, manipulations=["DFDC"])
+    assert videos[["manipulation", "video", "target", "split"]].to_numpy().tolist() == [
         ["real", "a", "a", "train"], ["real", "c", "c", "test"], ["DFDC", "b", "a", "train"], ["DFDC", "d", "c", "train"]]
     assert videos.source.isna().all()
-    a, c, b, d = splits.identity_groups(videos)
+    a, c, b, d = identity.identity_groups(videos)
     assert a == b != c == d
-    assert splits.shown(videos).tolist() == ["a", "c", "a", "c"]
+    assert identity.shown(videos).tolist() == ["a", "c", "a", "c"]
 
 
 def test_dfdc_without_a_file_or_a_label_is_named(tmp_path):
@@ -92,12 +92,12 @@ def test_dfdc_without_a_file_or_a_label_is_named(tmp_path):
     (tmp_path / "metadata.json").write_text(json.dumps({"a.mp4": {"label": "REAL"}, "b.mp4": {"label": "FAKE"}}))
     assert "names b.mp4, which is not there" in message(tmp_path)
     (tmp_path / "metadata.json").write_text(json.dumps({"a.mp4": {"label": "real"}}))
-    assert "names a.mp4 with a label other than REAL and FAKE" in message(tmp_path, methods=[])
+    assert "names a.mp4 with a label other than REAL and FAKE" in message(tmp_path, manipulations=[])
     (tmp_path / "metadata.json").write_text("[1")
     assert "is no metadata.json of DFDC" in message(tmp_path)
 
 
-MANIFEST = """path,label,method,target,source,part,person
+MANIFEST = """path,label,manipulation,target,source,split,person
 a/007.mp4,0,,007,,test,ann
 a/008.mp4,real,,008,,train,ann
 b/007.mp4,fake,swap,007,009,test,
@@ -114,21 +114,21 @@ def manifest(tmp_path):
 
 def test_a_manifest_keeps_ids_as_texts_and_joins_persons(manifest):
     videos = corpora.index(manifest)
-    assert videos[["corpus", "method", "video", "label", "target"]].to_numpy().tolist() == [
+    assert videos[["corpus", "manipulation", "video", "label", "target"]].to_numpy().tolist() == [
         ["mine", "real", "007", 0, "007"], ["mine", "real", "008", 0, "008"],
         ["mine", "swap", "007", 1, "007"], ["mine", "swap", "009 x", 1, "009"]]
     assert videos.path.tolist()[0] == str(manifest / "a/007.mp4")
-    assert videos.part.fillna("").tolist() == ["test", "train", "test", ""]
-    groups = splits.identity_groups(videos)
+    assert videos.split.fillna("").tolist() == ["test", "train", "test", ""]
+    groups = identity.identity_groups(videos)
     assert groups.nunique() == 1
-    assert splits.identity_groups(videos.drop(columns="person")).nunique() == 2  # ann alone joins 007 and 008
+    assert identity.identity_groups(videos.drop(columns="person")).nunique() == 2  # ann alone joins 007 and 008
 
 
 def test_a_manifest_may_be_named_by_its_file_and_need_only_two_columns(manifest):
     file = manifest / "others.csv"
     file.write_text("\ufeffpath,label\na/007.mp4,0\n\nb/007.mp4,1\n")
     videos = corpora.index(file)
-    assert videos[["corpus", "method", "video", "target"]].to_numpy().tolist() == [
+    assert videos[["corpus", "manipulation", "video", "target"]].to_numpy().tolist() == [
         ["others", "real", "007", "007"], ["others", "fake", "007", "007"]]
     assert list(videos) == corpora.COLUMNS
     assert "name no target, such as b/007" in layouts.read(file).notes[0]
@@ -144,9 +144,9 @@ def test_two_files_of_one_name_and_method_keep_their_folders(manifest):
 @pytest.mark.parametrize(("old", "new", "sentence"), [
     ("b/007.mp4,fake", "b/007.mp4,2", "row 4 of .*manifest.csv: the label is '2', but must be 0 or real, 1 or fake"),
     ("a/008.mp4,real", "a/088.mp4,real", "row 3 of .*manifest.csv: there is no file .*a/088.mp4"),
-    ("008,,train", "008,,dev", "row 3 of .*: the part is 'dev', but must be one of train, validation, test"),
-    ("fake,swap", "fake,real", "row 4 of .*: a fake cannot have the method real"),
-    ("fake,swap", "fake,face swap", "row 4 of .*: the method is 'face swap', but may hold letters"),
+    ("008,,train", "008,,dev", "row 3 of .*: the split is 'dev', but must be one of train, validation, test"),
+    ("fake,swap", "fake,real", "row 4 of .*: a fake cannot have the manipulation real"),
+    ("fake,swap", "fake,face swap", "row 4 of .*: the manipulation is 'face swap', but may hold letters"),
     ("path,label", "file,label", "lacks the column path; its first line names the columns: path,label"),
 ])
 def test_a_mistake_in_a_manifest_is_named_with_its_row(manifest, old, new, sentence):

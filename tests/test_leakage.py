@@ -11,13 +11,13 @@ from dfnb.data.crops import CropView
 from dfnb.evaluation import comparison, leakage
 
 
-def table(arm: str, scores, *, split: int = 0, model: str = "m", fakes: str = "FaceSwap") -> pd.DataFrame:
+def table(arm: str, scores, *, split_seed: int = 0, model: str = "m", fakes: str = "FaceSwap") -> pd.DataFrame:
     """Test scores of one arm: first half real, second half fake, a group each, one frame a video."""
     label = np.arange(len(scores)) * 2 // len(scores)
-    return pd.DataFrame({"corpus": "c", "method": np.where(label, fakes, "real"),
-                         "video": [f"{split}{at:02d}" for at in range(len(scores))],
-                         "group": 100 * split + np.arange(len(scores)), "part": "test", "frame": 0, "label": label,
-                         "score": scores, "split": split, "model": model, "arm": arm})
+    return pd.DataFrame({"corpus": "c", "manipulation": np.where(label, fakes, "real"),
+                         "video": [f"{split_seed}{at:02d}" for at in range(len(scores))],
+                         "group": 100 * split_seed + np.arange(len(scores)), "split": "test", "frame": 0, "label": label,
+                         "score": scores, "split_seed": split_seed, "model": model, "arm": arm})
 
 
 def both(scores, leaked, **options) -> pd.DataFrame:
@@ -25,8 +25,8 @@ def both(scores, leaked, **options) -> pd.DataFrame:
 
 
 def test_the_gap_is_the_mean_over_folds_of_auc_differences():
-    scores = pd.concat([both([0.1, 0.6, 0.4, 0.9], [0.1, 0.3, 0.4, 0.9], split=0),  # AUC 0.75, then 1
-                        both([0.6, 0.2, 0.4, 0.1], [0.6, 0.2, 0.7, 0.1], split=1)])  # AUC 0.25, then 0.5
+    scores = pd.concat([both([0.1, 0.6, 0.4, 0.9], [0.1, 0.3, 0.4, 0.9], split_seed=0),  # AUC 0.75, then 1
+                        both([0.6, 0.2, 0.4, 0.1], [0.6, 0.2, 0.7, 0.1], split_seed=1)])  # AUC 0.25, then 0.5
     found = leakage.gaps(scores, "FaceSwap", draws=50).set_index("arm")
     assert found.AUC.to_dict() == {"frame": 0.75, "identity": 0.5}
     assert found.gap["frame"] == 0.25 and found.by_split["frame"] == [0.25, 0.25]
@@ -62,9 +62,9 @@ def test_a_shift_is_told_in_deviations_of_the_validation_logits():
     def sigmoid(logits):
         return 1 / (1 + np.exp(-np.asarray(logits, float)))
 
-    checked = both(sigmoid([-1, 1]), sigmoid([-1, 1])).assign(part="validation")  # mean 0, deviation sqrt(2)
+    checked = both(sigmoid([-1, 1]), sigmoid([-1, 1])).assign(split="validation")  # mean 0, deviation sqrt(2)
     moved = pd.concat([both(sigmoid([0, 0, 0, 0]), sigmoid([-2, -1, 1, 3])), checked])
-    found = leakage.shifts(moved, draws=50).set_index("method")["shift"]
+    found = leakage.shifts(moved, draws=50).set_index("manipulation")["shift"]
     assert found.to_dict() == pytest.approx({"real": -1.5 / 2**0.5, "FaceSwap": 2.0 / 2**0.5})
 
 
@@ -73,7 +73,7 @@ def test_a_bolder_or_more_suspicious_detector_does_not_shift():
     bolder = 3 * logits + 2
     rows = [1 / (1 + np.exp(-values)) for values in (logits, bolder)]
     scores = both(*rows)
-    found = leakage.shifts(pd.concat([scores, scores.assign(part="validation")]), draws=50)
+    found = leakage.shifts(pd.concat([scores, scores.assign(split="validation")]), draws=50)
     np.testing.assert_allclose(found["shift"], 0, atol=1e-9)
 
 
@@ -91,7 +91,7 @@ def test_where_the_auc_fell_stands_how_each_class_moved():
     rows = [("frame", 0.1, -0.1, 0.2), ("video", -0.1, -0.2, -0.05), ("identity", 0, np.nan, np.nan)]
     gaps = pd.DataFrame(rows, columns=["arm", "gap", "gap_low", "gap_high"]).assign(
         model="LoRA", fakes="FaceSwap", AUC=0.5, low=0.4, high=0.6, by_split=None)
-    shifts = pd.DataFrame({"model": "LoRA", "arm": "video", "method": ["real", "FaceSwap"], "shift": [0.5, -1.5]})
+    shifts = pd.DataFrame({"model": "LoRA", "arm": "video", "manipulation": ["real", "FaceSwap"], "shift": [0.5, -1.5]})
     fell = leakage.lowered(gaps, shifts)
     assert fell.index.tolist() == [("FaceSwap", "LoRA", "video (leaky: scene and face)")]
     assert fell.iloc[0].to_dict() == {"gap": -0.1, "clear": True, "reals": 0.5, "its_fakes": -1.5}
@@ -106,7 +106,7 @@ def people():
     ids = ["a", "b", "c"]
     rows = [("c", "real", name, 0, name, None, at) for at, name in enumerate(ids)]
     rows += [("c", "FaceSwap", f"{a}_{b}", 1, a, b, at) for at, (a, b) in enumerate(zip(ids, "bca", strict=True))]
-    videos = pd.DataFrame(rows, columns=["corpus", "method", "video", "label", "target", "source", "group"])
+    videos = pd.DataFrame(rows, columns=["corpus", "manipulation", "video", "label", "target", "source", "group"])
     frames = videos.merge(pd.DataFrame({"frame": range(4)}), how="cross")
     return CropView.of_arrays(np.zeros((len(frames), 8, 8, 3), np.uint8), frames)
 
@@ -123,7 +123,7 @@ def test_naming_finds_the_scene_in_scene_features_and_the_face_in_face_features(
 def test_a_planted_cue_is_found_where_frames_are_split_and_not_where_identities_are(tmp_path, monkeypatch):
     for name in ("DATA", "CACHE"):
         monkeypatch.setenv(f"DFNB_{name}", str(tmp_path))
-    worlds = experiment.planted(config.load("smoke"), 30, identities=40, frames=6, seed=5, workers=1, progress=False)
+    worlds = experiment.planted_worlds(config.load("smoke"), 30, identities=40, frames=6, seed=5, workers=1, progress=False)
     trials = leakage.planted(worlds, ("frame", "identity"), seeds=range(3), model=worlds["cue on"].clip)
     found = leakage.gaps(leakage.collect(trials), "NeuralTextures", reference="cue off", draws=200)
     leaky, strict = (found[(found.arm == "cue on") & (found.model == name)].iloc[0] for name in trials)

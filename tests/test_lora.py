@@ -53,8 +53,8 @@ def test_the_classifier_is_the_adapted_tower_and_its_head(clip, pixels, detector
     model = detector.model
     with torch.no_grad():
         whole = model.head(model.tower(pixels).pooler_output).squeeze(-1)
-        split = model(enter(clip.model.vision_model, pixels, model.block))
-    torch.testing.assert_close(split, whole)
+        split_seed = model(enter(clip.model.vision_model, pixels, model.block))
+    torch.testing.assert_close(split_seed, whole)
 
 
 @pytest.mark.parametrize(("rank", "blocks"), [(1, 1), (4, 1), (4, 2), (8, None)])
@@ -81,7 +81,7 @@ def test_the_same_seed_gives_the_same_bits_and_another_does_not(clip, cued, dete
 def test_training_from_the_kept_prefix_equals_training_without_it(clip, cued):
     options = SMALL | {"blocks": 1}
     kept = lora.fit(cued[0], cued[1], clip=clip, seed=0, **options)
-    assert len(list(files.cache().rglob("*-block1.npy"))) == 1  # one array for all parts
+    assert len(list(files.cache().rglob("*-block1.npy"))) == 1  # one array for all splits
     fresh = lora.fit(cued[0], cued[1], clip=clip, seed=0, prefix=False, **options)
     np.testing.assert_allclose(kept.score(cued[2]), fresh.score(cued[2]), rtol=0, atol=1e-5)
 

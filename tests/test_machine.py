@@ -149,10 +149,10 @@ def test_pools_of_crops_and_of_the_demo_world(cores, memory, croppers, renderers
 FLAT = """
 import os, sys
 from dfnb.data import decoder, video
-decoding.CONVERTERS = 16
+decoder.CONVERTERS = 16
 pixels = os.memfd_create("frames") if hasattr(os, "memfd_create") else os.open(sys.argv[2], os.O_RDWR | os.O_CREAT)
 for at in range(200):
-    answer = decoding.answer_to(sys.argv[1], 8, 16, video.Limits(), pixels)
+    answer = decoder.answer_to(sys.argv[1], 8, 16, video.Limits(), pixels)
     assert answer["shape"] == [8, 256, 256], answer
     if at in (19, 199):
         lines = dict(line.split(":", 1) for line in open("/proc/self/status"))
@@ -214,7 +214,7 @@ def videos(count):
     import pandas as pd
 
     names = [f"{at:03d}_{at + 1:03d}" for at in range(count)]
-    return pd.DataFrame({"corpus": "mine", "method": "FaceSwap", "video": names, "label": 1, "path": names, "group": 0})
+    return pd.DataFrame({"corpus": "mine", "manipulation": "FaceSwap", "video": names, "label": 1, "path": names, "group": 0})
 
 
 # ------------------------------------------------------------------- workers

@@ -1,4 +1,4 @@
-"""The related methods side by side, on score tables made by hand and detectors of a few numbers."""
+"""The related manipulations side by side, on score tables made by hand and detectors of a few numbers."""
 
 import os
 from types import SimpleNamespace
@@ -15,16 +15,16 @@ from dfnb.data.crops import CropView
 from dfnb.evaluation import method_comparison, published
 
 
-def scores(*values, videos=20, part="test"):
+def scores(*values, videos=20, split="test"):
     """Reals first, then the kinds A and B, one frame a video; `values` are the scores of each class."""
-    rows = [("c", method, f"{at:03d}", at, 0, int(method != "real"), part, value)
-            for method, one in zip(("real", "A", "B"), values, strict=True)
+    rows = [("c", manipulation, f"{at:03d}", at, 0, int(manipulation != "real"), split, value)
+            for manipulation, one in zip(("real", "A", "B"), values, strict=True)
             for at, value in enumerate(np.resize(one, videos))]
-    return pd.DataFrame(rows, columns=["corpus", "method", "video", "group", "frame", "label", "part", "score"])
+    return pd.DataFrame(rows, columns=["corpus", "manipulation", "video", "group", "frame", "label", "split", "score"])
 
 
 def trial(*values, trainable=3, validation=([0.2], [0.8], [0.8])):
-    table = pd.concat([scores(*values), scores(*validation, part="validation")], ignore_index=True)
+    table = pd.concat([scores(*values), scores(*validation, split="validation")], ignore_index=True)
     return SimpleNamespace(scores=table, detector=SimpleNamespace(trainable=trainable), seconds=1.0)
 
 
@@ -36,7 +36,7 @@ def test_every_kind_is_held_against_the_reals():
 
 
 def test_the_threshold_comes_from_validation():
-    """Validation parts at one half; on test every real is above it, so half of the answers are wrong."""
+    """Validation splits at one half; on test every real is above it, so half of the answers are wrong."""
     rows = method_comparison.table({("s", "m"): trial([0.6], [0.9], [0.9])}, ["A"], draws=50)
     assert rows.balanced.tolist() == [0.5] and rows.video_AUC.tolist() == [1]
 
@@ -54,13 +54,13 @@ def test_a_difference_is_paired_and_the_reference_has_none():
     trials = {("s", "LoRA"): noisy, ("s", "same"): noisy, ("s", "sure"): trial([0.1], [0.9], [0.9])}
     rows = method_comparison.differences(trials, ["A"], draws=200).set_index("model")
     assert rows.index.tolist() == ["same", "sure"]
-    assert rows[["split", "fakes", "reals", "videos"]].to_numpy().tolist() == [["s", "A", 20, 20]] * 2
+    assert rows[["protocol", "fakes", "reals", "videos"]].to_numpy().tolist() == [["s", "A", 20, 20]] * 2
     assert rows.loc["same", "difference"] == 0
     assert rows.loc["sure", "difference"] == pytest.approx(1 - rows.loc["sure", "AUC_second"])
 
 
 def test_the_words_follow_the_intervals():
-    rows = pd.DataFrame({"split": "study", "fakes": "A", "model": ["good", "bad", "flat", "unclear"], "reals": 10,
+    rows = pd.DataFrame({"protocol": "study", "fakes": "A", "model": ["good", "bad", "flat", "unclear"], "reals": 10,
                          "videos": 20, "video_low": [0.6, 0.1, 0.4, np.nan], "video_high": [0.9, 0.4, 0.6, np.nan]})
     assert method_comparison.says(rows) == ("- study, A (10 reals, 20 fakes), against the constant answer: above it good; "
                                   "below it bad; not told apart from it flat, unclear.")
@@ -69,7 +69,7 @@ def test_the_words_follow_the_intervals():
 @pytest.mark.parametrize(("there", "asked", "kept"), [
     (8, 4, [0, 2, 4, 6]), (8, 3, [0, 3, 6]), (3, 4, [0, 1, 2]), (5, 1, [0])])
 def test_thinning_takes_crops_evenly_from_every_video(there, asked, kept):
-    frames = pd.DataFrame({"corpus": "c", "method": "real", "video": np.repeat(["0", "1"], there),
+    frames = pd.DataFrame({"corpus": "c", "manipulation": "real", "video": np.repeat(["0", "1"], there),
                            "frame": np.tile(np.arange(there), 2), "label": 0})
     view = CropView.of_arrays(np.zeros((2 * there, 8, 8, 3), np.uint8), frames)
     some = method_comparison.thinned(view, asked)
@@ -90,7 +90,7 @@ class Brightness:
 @pytest.fixture
 def grey():
     """Dark reals and bright fakes, 6 of each."""
-    frames = pd.DataFrame({"corpus": "c", "method": ["real", "A"] * 6, "video": [f"{at}" for at in range(12)], "frame": 0,
+    frames = pd.DataFrame({"corpus": "c", "manipulation": ["real", "A"] * 6, "video": [f"{at}" for at in range(12)], "frame": 0,
                            "label": [0, 1] * 6, "group": range(12)})
     levels = np.where(frames.label, 140, 120) + np.arange(12)
     return CropView.of_arrays(np.broadcast_to(levels[:, None, None, None], (12, 16, 16, 3)).astype(np.uint8), frames)
@@ -160,21 +160,21 @@ def bench(corpus, clip_folder, tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("DFNB_PARAMS", str(place))
         patch.setenv("DFNB_CACHE", str(place / "cache"))
-        yield experiment.open("mine", progress=False)
+        yield experiment.Experiment.open("mine", progress=False)
 
 
 def test_both_splits_train_on_one_manipulation_alone(bench):
-    parts = method_comparison.both_splits(bench, "FaceSwap", ["NeuralTextures"], 0)
-    for table in parts.values():
-        assert set(table.method[table.part != "test"]) == {"real", "FaceSwap"}
-        assert "NeuralTextures" in set(table.method[table.part == "test"])
+    split_table = method_comparison.both_splits(bench, "FaceSwap", ["NeuralTextures"], 0)
+    for table in split_table.values():
+        assert set(table.manipulation[table.split != "test"]) == {"real", "FaceSwap"}
+        assert "NeuralTextures" in set(table.manipulation[table.split == "test"])
 
 
 def test_few_shot_trains_as_often_as_asked_and_on_no_more_than_there_is(bench):
-    parts = bench.parts("study", seed=0)
-    there = method_comparison.splits.training_pairs(parts, bench.videos)
+    split_table = bench.split("study", seed=0)
+    there = method_comparison.splits.training_pairs(split_table, bench.videos)
     models = {"linear probe": method_comparison.Model("probe", "")}
-    rows = method_comparison.few_shot(bench, parts, models, "NeuralTextures", pairs=[1, len(there), 99], draws=2)
+    rows = method_comparison.few_shot(bench, split_table, models, "NeuralTextures", pairs=[1, len(there), 99], draws=2)
     assert rows[["pairs", "draw"]].to_numpy().tolist() == [[1, 0], [1, 1], [len(there), 0], [len(there), 1]]
     whole = rows[rows.pairs == len(there)]
     assert whole.frame_AUC.nunique() == 1  # all pairs are the same pairs, whatever the draw
@@ -183,7 +183,7 @@ def test_few_shot_trains_as_often_as_asked_and_on_no_more_than_there_is(bench):
 
 def test_reported_numbers_are_marked_with_their_protocol():
     table = published.related()
-    assert {"model", "paper", "trained_on", "tested_on", "level", "AUC"} == set(table)
+    assert {"model", "paper", "trained_on", "tested_on", "unit", "AUC"} == set(table)
     assert table.AUC.dropna().between(0, 1).all()
     assert (table.trained_on[table.AUC.notna()] != "").all() and (table.paper != "").all()
     tuned = table.query("model == 'LN-tuning, ViT-L/14'").iloc[0]

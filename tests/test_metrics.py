@@ -136,7 +136,7 @@ def test_labels_other_than_zero_and_one_are_refused():
 
 def frames(rows):
     return pd.DataFrame(
-        rows, columns=["corpus", "method", "video", "group", "part", "frame", "label", "score"]
+        rows, columns=["corpus", "manipulation", "video", "group", "split", "frame", "label", "score"]
     )
 
 
@@ -152,13 +152,13 @@ def test_videos_of_two_methods_with_one_name_stay_two_videos():
     assert videos["score"].tolist() == pytest.approx([0.3, 0.9])
     assert videos["frames"].tolist() == [2, 1]
     assert videos.columns.tolist() == [
-        "corpus", "method", "video", "group", "part", "label", "score", "frames",
+        "corpus", "manipulation", "video", "group", "split", "label", "score", "frames",
     ]  # fmt: skip
 
 
 def test_a_video_whose_frames_stand_in_two_parts_counts_in_each():
     table = frames([["c", "real", "000", 0, "train", 0, 0, 0.2], ["c", "real", "000", 0, "test", 1, 0, 0.4]])
-    assert metrics.to_videos(table).set_index("part")["score"].to_dict() == {"test": 0.4, "train": 0.2}
+    assert metrics.to_videos(table).set_index("split")["score"].to_dict() == {"test": 0.4, "train": 0.2}
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,7 @@ import pytest
 
 from dfnb import UserError, files
 from dfnb.data.crops import CropView
-from dfnb.detectors import METHODS, endpoint, multimodal
+from dfnb.detectors import DETECTORS, endpoint, multimodal
 
 PAUSE = openai._base_client.BaseClient._calculate_retry_timeout
 CLIP = SimpleNamespace(name="tiny", fingerprint="0123", size=64)  # named in the card, never looked through
@@ -39,7 +39,7 @@ def surroundings(tmp_path, monkeypatch):
 def crops() -> CropView:
     """Six crops of noise: two videos of three frames."""
     images = np.random.default_rng(0).integers(0, 255, (6, 16, 16, 3)).astype(np.uint8)
-    rows = [{"corpus": "noise", "method": ("real", "fake")[label], "video": f"<{label}>", "label": label, "frame": frame}
+    rows = [{"corpus": "noise", "manipulation": ("real", "fake")[label], "video": f"<{label}>", "label": label, "frame": frame}
             for label in (0, 1) for frame in range(3)]
     return CropView.of_arrays(images, pd.DataFrame(rows))
 
@@ -96,7 +96,7 @@ def server():
 def fit(server, **options):
     asked = {"base_url": server.url, "model": "m", "repeats": 1, "at_once": 1, "retries": 2, "timeout": 5.0}
     asked["say"] = lambda text: None
-    return METHODS["multimodal"].fit(None, None, seed=0, **{"clip": CLIP} | asked | options)
+    return DETECTORS["multimodal"].fit(None, None, seed=0, **{"clip": CLIP} | asked | options)
 
 
 # ------------------------------------------------------------------- what an answer means
@@ -339,19 +339,19 @@ def test_senseless_options_are_refused(server, options, message):
 
 def test_without_an_endpoint_it_says_that_it_was_not_run():
     with pytest.raises(multimodal.NoEndpoint, match="was not run: it lacks base_url and model"):
-        METHODS["multimodal"].fit(None, None, clip=CLIP, seed=0)
+        DETECTORS["multimodal"].fit(None, None, clip=CLIP, seed=0)
 
 
 def test_a_saved_detector_asks_the_same(server, crops, tmp_path, clip):
     detector = fit(server, repeats=2, clip=clip)
     scores = detector.score(crops)
     detector.save(tmp_path / "saved")
-    loaded = METHODS["multimodal"].load(tmp_path / "saved", clip)
+    loaded = DETECTORS["multimodal"].load(tmp_path / "saved", clip)
     np.testing.assert_array_equal(loaded.score(crops), scores)
     assert loaded.card == detector.card and len(server.requests) == 4
     assert [path.name for path in (tmp_path / "saved").iterdir()] == ["detector.json"]
     with pytest.raises(UserError, match="holds a 'multimodal' detector, not 'probe'"):
-        METHODS["probe"].load(tmp_path / "saved", clip)
+        DETECTORS["probe"].load(tmp_path / "saved", clip)
 
 
 # ------------------------------------------------------------------- a model that sees and speaks
@@ -367,8 +367,8 @@ def tiny_model(folder) -> None:
     backend.add_special_tokens(words[:4])
     special = {"pad_token": "<pad>", "bos_token": "<s>", "eos_token": "</s>", "unk_token": "."}
     tokenizer = transformers.PreTrainedTokenizerFast(tokenizer_object=backend, **special)
-    template = ("{% for message in messages %}{% for part in message['content'] %}{% if part['type'] == 'image' %}<image>"
-                "{% else %}{{ part['text'] }}{% endif %}{% endfor %}{% endfor %}")
+    template = ("{% for message in messages %}{% for split in message['content'] %}{% if split['type'] == 'image' %}<image>"
+                "{% else %}{{ split['text'] }}{% endif %}{% endfor %}{% endfor %}")
     pictures = transformers.CLIPImageProcessor(size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32})
     transformers.LlavaProcessor(
         image_processor=pictures, tokenizer=tokenizer, patch_size=8, vision_feature_select_strategy="default",

@@ -4,14 +4,15 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from dfnb import KEY
 from dfnb.data import negative_controls
-from dfnb.data.crops import KEY, CropView
+from dfnb.data.crops import CropView
 
 
 @pytest.fixture
 def view():
     """Two frames each of twelve reals and twelve fakes, 8 x 8 pixels of noise."""
-    videos = pd.DataFrame({"corpus": "c", "method": ["real"] * 12 + ["FaceSwap"] * 12, "group": range(24),
+    videos = pd.DataFrame({"corpus": "c", "manipulation": ["real"] * 12 + ["FaceSwap"] * 12, "group": range(24),
                            "video": [f"{at:02d}" for at in range(24)], "label": [0] * 12 + [1] * 12})
     frames = videos.merge(pd.DataFrame({"frame": range(2)}), how="cross")
     images = np.random.default_rng(0).integers(0, 256, (48, 8, 8, 3), np.uint8)
@@ -19,29 +20,29 @@ def view():
 
 
 @pytest.fixture
-def parts(view):
+def split_table(view):
     """Of each class eight videos train, two validate, two test."""
     videos = view.frames.drop_duplicates(KEY)[KEY]
-    return videos.assign(part=np.tile(["train"] * 8 + ["validation"] * 2 + ["test"] * 2, 2))
+    return videos.assign(split=np.tile(["train"] * 8 + ["validation"] * 2 + ["test"] * 2, 2))
 
 
-def test_half_of_each_class_gets_the_other_label_in_training_and_none_in_test(view, parts):
-    found = negative_controls.shuffled(view, parts, seed=0)
-    rows = found.frames.merge(parts, on=KEY).assign(flipped=found.labels != view.labels)
-    shares = rows.groupby(["part", "method"]).flipped.mean()
+def test_half_of_each_class_gets_the_other_label_in_training_and_none_in_test(view, split_table):
+    found = negative_controls.shuffled(view, split_table, seed=0)
+    rows = found.frames.merge(split_table, on=KEY).assign(flipped=found.labels != view.labels)
+    shares = rows.groupby(["split", "manipulation"]).flipped.mean()
     assert shares["train"].tolist() == shares["validation"].tolist() == [0.5, 0.5]
     assert shares["test"].tolist() == [0, 0]
     assert (rows.groupby("video").flipped.nunique() == 1).all()  # a video has one label
-    assert found.root is view.root and not (view.labels != (view.frames.method == "FaceSwap")).any()
+    assert found.root is view.root and not (view.labels != (view.frames.manipulation == "FaceSwap")).any()
 
 
-def test_shuffling_depends_on_the_seed(view, parts):
-    first, again, other = (negative_controls.shuffled(view, parts, seed=seed).labels for seed in (0, 0, 1))
+def test_shuffling_depends_on_the_seed(view, split_table):
+    first, again, other = (negative_controls.shuffled(view, split_table, seed=seed).labels for seed in (0, 0, 1))
     assert (first == again).all() and (first != other).any()
 
 
-def test_labels_are_not_shuffled_where_a_test_video_trains(view, parts):
-    leaky = pd.concat([parts, parts[parts.part == "train"].assign(part="test")])
+def test_labels_are_not_shuffled_where_a_test_video_trains(view, split_table):
+    leaky = pd.concat([split_table, split_table[split_table.split == "train"].assign(split="test")])
     with pytest.raises(ValueError, match="no test video trains"):
         negative_controls.shuffled(view, leaky, seed=0)
 
@@ -58,6 +59,6 @@ def test_the_background_keeps_its_pixels_and_the_box_has_one_colour_in_all_crops
 
 
 def test_the_share_of_lost_frames_is_counted_per_video():
-    frames = pd.DataFrame({"corpus": "c", "method": "real", "video": ["0"] * 4 + ["1"], "group": [7] * 4 + [8],
+    frames = pd.DataFrame({"corpus": "c", "manipulation": "real", "video": ["0"] * 4 + ["1"], "group": [7] * 4 + [8],
                            "label": 0, "row": [0, -1, 1, 2, -1]})
     assert negative_controls.missing(frames).set_index("video").score.to_dict() == {"0": 0.25, "1": 1.0}

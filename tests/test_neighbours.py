@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from dfnb import UserError
-from dfnb.detectors import METHODS, neighbours
+from dfnb.detectors import DETECTORS, neighbours
 from dfnb.evaluation import metrics
 
 
@@ -16,7 +16,7 @@ def test_a_crop_leans_to_the_class_of_its_nearest():
 
 def test_it_finds_a_cue_and_keeps_the_k_that_validation_chose(clip, cued):
     train, validation, test = cued
-    detector = METHODS["neighbours"].fit(train, validation, clip=clip, seed=0)
+    detector = DETECTORS["neighbours"].fit(train, validation, clip=clip, seed=0)
     assert metrics.auc(test.labels, detector.score(test)) > 0.8
     best = max(detector.history, key=lambda row: (row["validation_auc"], -row["validation_loss"]))
     assert best["best"] and best["k"] == detector.card["options"]["k"]

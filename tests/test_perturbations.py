@@ -18,7 +18,7 @@ def view():
     scenes = [render.Scene(people.person(77, id)) for id in range(2)]
     images = [scene.frame(pose).image[64:192:2, 64:192:2] for scene in scenes
               for pose in render.performance(scene.person, 2)]
-    frames = pd.DataFrame({"corpus": "demo", "method": "real", "video": ["000", "000", "001", "001"],
+    frames = pd.DataFrame({"corpus": "demo", "manipulation": "real", "video": ["000", "000", "001", "001"],
                            "frame": [0, 1, 0, 1], "label": 0})
     return CropView.of_arrays(np.stack(images), frames)
 
@@ -67,7 +67,7 @@ def test_blur_is_in_shares_of_the_side():
     for size in (64, 128):
         point = np.zeros((1, size, size, 3), np.uint8)
         point[0, size // 2 - size // 32: size // 2 + size // 32, size // 2 - size // 32: size // 2 + size // 32] = 255
-        frames = pd.DataFrame({"corpus": "x", "method": "real", "video": ["0"], "frame": [0], "label": [0]})
+        frames = pd.DataFrame({"corpus": "x", "manipulation": "real", "video": ["0"], "frame": [0], "label": [0]})
         row = perturbations.apply(CropView.of_arrays(point, frames), "blur", 5).images()[0, size // 2, :, 0]
         widths.append((row > row.max() / 2).sum() / size)
     assert widths[0] == pytest.approx(widths[1], abs=0.02)

@@ -44,7 +44,7 @@ def test_a_roc_runs_from_corner_to_corner(ax):
 
 
 def test_each_class_of_a_histogram_sums_to_one(ax):
-    rows = pd.DataFrame({"method": ["real"] * 3 + ["FaceSwap"], "score": [0.1, 0.1, 0.9, 0.8]})
+    rows = pd.DataFrame({"manipulation": ["real"] * 3 + ["FaceSwap"], "score": [0.1, 0.1, 0.9, 0.8]})
     plots.score_histogram(rows, ax, threshold=0.5)
     heights = [sum(patch.get_height() for patch in bars) for bars in ax.containers]
     np.testing.assert_allclose(heights, [1, 1])
@@ -56,7 +56,7 @@ def test_a_confusion_matrix_has_the_truth_in_rows(ax):
 
 
 def test_the_epoch_kept_is_marked(ax):
-    history = pd.DataFrame({"split": 0, "epoch": [1, 2, 3], "loss": [1.0, 0.5, 0.2],
+    history = pd.DataFrame({"split_seed": 0, "epoch": [1, 2, 3], "loss": [1.0, 0.5, 0.2],
                             "train_auc": [0.5, 0.8, 0.9], "validation_auc": [0.6, 0.7, 0.65]})
     plots.training_curves(history, ax, ax)
     marked = [line.get_data() for line in ax.lines if line.get_marker() == "o" and len(line.get_xdata()) == 1]
@@ -64,7 +64,7 @@ def test_the_epoch_kept_is_marked(ax):
 
 
 def test_every_split_is_a_line_and_the_mean_a_mark(ax):
-    results = pd.DataFrame({"model": ["a", "b"] * 2, "split": [0, 0, 1, 1], "AUC": [0.5, 0.7, 0.6, 0.9]})
+    results = pd.DataFrame({"model": ["a", "b"] * 2, "split_seed": [0, 0, 1, 1], "AUC": [0.5, 0.7, 0.6, 0.9]})
     plots.by_split(results, ax)
     np.testing.assert_allclose(ax.lines[0].get_ydata(), [0.5, 0.7])
     np.testing.assert_allclose(ax.lines[2].get_ydata(), [0.55, 0.8])
@@ -79,7 +79,7 @@ def test_intervals_keep_the_order_of_the_table(ax):
 
 
 def test_a_timeline_follows_the_frames(ax):
-    rows = pd.DataFrame({"method": "real", "video": "000", "frame": [9, 0, 4], "score": [0.3, 0.1, 0.2]})
+    rows = pd.DataFrame({"manipulation": "real", "video": "000", "frame": [9, 0, 4], "score": [0.3, 0.1, 0.2]})
     plots.timeline(rows, ax, threshold=0.5)
     np.testing.assert_allclose(ax.lines[0].get_data(), [[0, 4, 9], [0.1, 0.2, 0.3]])
 

@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from dfnb.data import corpora, crops, faces, splits, video
+from dfnb.data import corpora, crops, faces, identity, video
 from dfnb.demo import corpus as demo
 from dfnb.evaluation import pointing_game
 
@@ -64,10 +64,10 @@ def test_what_does_not_belong_together_is_refused():
 
 
 def test_the_game_counts_by_method():
-    frames = pd.DataFrame({"method": ["A", "A", "A", "B"], "video": ["1", "1", "2", "1"], "label": 1})
+    frames = pd.DataFrame({"manipulation": ["A", "A", "A", "B"], "video": ["1", "1", "2", "1"], "label": 1})
     view = crops.CropView.of_arrays(np.zeros((4, 8, 8, 3), np.uint8), frames)
     masks = np.stack([mask((0, 0))] * 4)
-    found = pointing_game.game(view, np.stack([peak(0, 0), peak(0, 0), peak(1, 1), peak(1, 1)]), masks).set_index("method")
+    found = pointing_game.game(view, np.stack([peak(0, 0), peak(0, 0), peak(1, 1), peak(1, 1)]), masks).set_index("manipulation")
     assert found.loc["A", ["videos", "crops"]].tolist() == [2, 3]
     assert found.pointing.tolist() == pytest.approx([2 / 3, 0])
     assert found.gain.tolist() == pytest.approx([2 / 3 - 1 / 16, -1 / 16])
@@ -76,8 +76,8 @@ def test_the_game_counts_by_method():
 @pytest.fixture(scope="module")
 def cut(corpus, tmp_path_factory):
     """One FaceSwap video of the demo corpus: its crops and the file's masks (12, 256, 256)."""
-    videos = corpora.index(corpus, methods=["FaceSwap"]).query("method == 'FaceSwap'").head(1)
-    videos = videos.assign(group=splits.identity_groups(videos))
+    videos = corpora.index(corpus, manipulations=["FaceSwap"]).query("manipulation == 'FaceSwap'").head(1)
+    videos = videos.assign(group=identity.identity_groups(videos))
     view = crops.build(videos, frames=4, size=64, cache=tmp_path_factory.mktemp("cache"), workers=1, progress=False)
     return view, demo.masks(corpus, "FaceSwap", videos.video.iloc[0]), videos.path.iloc[0]
 

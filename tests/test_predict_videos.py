@@ -72,9 +72,9 @@ def test_files_folders_and_patterns_are_found_once(clips, tmp_path):
 
 def test_a_test_video_gets_the_scores_of_the_chapter(detector, finished, corpus, tmp_path, monkeypatch):
     monkeypatch.setenv("DFNB_CACHE", str(tmp_path))
-    known = finished[1].scores.query("part == 'test'")
-    name = known.video[known.method == "FaceSwap"].iloc[0]
-    expected = known[(known.method == "FaceSwap") & (known.video == name)]
+    known = finished[1].scores.query("split == 'test'")
+    name = known.video[known.manipulation == "FaceSwap"].iloc[0]
+    expected = known[(known.manipulation == "FaceSwap") & (known.video == name)]
     file = corpus / f"manipulated_sequences/FaceSwap/c23/videos/{name}.mp4"
     verdict = predict.score(detector, [file], progress=False)[0]
     assert verdict.frames.frame.tolist() == expected.frame.tolist()
@@ -132,11 +132,11 @@ def test_the_command_scores_the_rest_and_leaves_with_1(finished, clips, tmp_path
 
 def test_the_table_is_one_that_evaluate_reads(detector, corpus, tmp_path, monkeypatch):
     monkeypatch.setenv("DFNB_CACHE", str(tmp_path / "cache"))
-    videos = corpora.index(corpus, methods=["FaceSwap"])
+    videos = corpora.index(corpus, manipulations=["FaceSwap"])
     files = predict.find(videos.groupby("label").path.first())
     predict.write(predict.score(detector, files, progress=False), detector.card, tmp_path, progress=False)
     scores, _ = score_files.read_scores(tmp_path / "scores.csv")
-    assert scores.groupby("method").label.agg(["first", "size"]).to_dict("index") == {
+    assert scores.groupby("manipulation").label.agg(["first", "size"]).to_dict("index") == {
         "real": {"first": 0, "size": 4}, "FaceSwap": {"first": 1, "size": 4}}
     shutil.copy(files[0], tmp_path / "unknown.mp4")
     unknown = predict.score(detector, [tmp_path / "unknown.mp4"], progress=False)

@@ -7,7 +7,7 @@ import pytest
 from sklearn.linear_model import LogisticRegression
 
 from dfnb import UserError
-from dfnb.detectors import METHODS, probe
+from dfnb.detectors import DETECTORS, probe
 from dfnb.evaluation import metrics
 
 
@@ -25,7 +25,7 @@ def noisy(cued, clip, monkeypatch):
 def test_a_probe_separates_a_planted_cue(clip, cued):
     train, validation, test = cued
     for kind in ("projected", "pooled"):
-        detector = METHODS["probe"].fit(train, validation, clip=clip, seed=0, features=kind)
+        detector = DETECTORS["probe"].fit(train, validation, clip=clip, seed=0, features=kind)
         scores = detector.score(test)
         assert scores.shape == (32,) and scores.dtype == np.float32
         assert metrics.auc(test.labels, scores) > 0.95
@@ -61,7 +61,7 @@ def test_validation_labels_choose_c_and_nothing_else(clip, noisy):
     train, validation, test = noisy
     turned = validation.select(np.arange(len(validation)))
     turned.frames = turned.frames.assign(label=1 - turned.labels)
-    one, other = (probe.fit(train, part, clip=clip) for part in (validation, turned))
+    one, other = (probe.fit(train, split, clip=clip) for split in (validation, turned))
     assert one.card["options"]["C"] != other.card["options"]["C"]
     again = probe.fit(train, validation, clip=clip, cs=(other.card["options"]["C"],))
     np.testing.assert_allclose(again.score(test), other.score(test), atol=1e-4)
@@ -82,7 +82,7 @@ def test_a_probe_of_another_clip_or_method_is_refused(clip, cued, tmp_path):
     with pytest.raises(UserError, match="was fitted on the CLIP"):
         probe.load(tmp_path, clip.untrained(1))
     with pytest.raises(UserError, match="holds a 'probe' detector, not 'lora'"):
-        METHODS["lora"].load(tmp_path, clip)
+        DETECTORS["lora"].load(tmp_path, clip)
     card = json.loads((tmp_path / "detector.json").read_text())
     card["options"]["features"] = "pooled"
     (tmp_path / "detector.json").write_text(json.dumps(card))

@@ -146,7 +146,7 @@ def test_every_number_of_a_notebook_has_a_range_that_holds_its_default(notebook)
 def test_the_choices_are_those_that_there_are():
     from dfnb.detectors import probe
 
-    assert set(parameters.CHOICES["regime"]) == set(splits.REGIMES)
+    assert set(parameters.CHOICES["protocol"]) == set(splits.PROTOCOLS)
     assert set(parameters.CHOICES["features"]) == set(probe.KINDS)
 
 
@@ -155,7 +155,7 @@ def test_the_choices_are_those_that_there_are():
     (["dropout", "1"], "dropout must be at least 0 and less than 1, got 1.0"),
     (["fraction=0"], "fraction must be more than 0 and at most 1, got 0.0"),
     (["batch=0"], "batch must be at least 1, got 0"),
-    (["regime=studdy"], "regime must be one of study, frame, "),
+    (["protocol=studdy"], "protocol must be one of study, frame, "),
     (["test_on=FaceSwop"], "test_on is 'FaceSwop', but the manipulations of params/smoke.yaml are FaceSwap, "),
     (["repeets", "1"], "03_lora_training has no parameter 'repeets'; it declares profile (str), ")])
 def test_a_bad_parameter_is_refused_before_a_corpus_is_made(given, sentence, tmp_path, monkeypatch, capsys):

@@ -7,7 +7,7 @@ from safetensors.torch import save_file
 
 import dfnb.models.clip
 from dfnb import UserError
-from dfnb.detectors import METHODS, prompt
+from dfnb.detectors import DETECTORS, prompt
 from dfnb.evaluation import metrics
 
 SMALL = {"epochs": 4, "learning_rate": 0.2}
@@ -58,7 +58,7 @@ def test_a_context_made_of_words_gives_the_ordinary_prompts(clip):
 
 def test_a_context_learns_a_planted_cue(clip, cued):
     train, validation, test = cued
-    detector = METHODS["prompt"].fit(train, validation, clip=clip, seed=0, **SMALL | {"epochs": 6})
+    detector = DETECTORS["prompt"].fit(train, validation, clip=clip, seed=0, **SMALL | {"epochs": 6})
     assert metrics.auc(test.labels, detector.score(test)) > 0.95
     assert detector.history[-1]["loss"] < detector.history[0]["loss"]
 

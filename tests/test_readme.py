@@ -48,7 +48,7 @@ def test_every_notebook_and_profile_is_in_it():
 
 def test_its_ten_lines_are_those_of_an_exported_detector():
     shown = re.search(r"```python\n(.*?)```", README, re.S)[1].strip()
-    card = {"method": "lora", "threshold": float(re.search(r">= ([\d.]+) else", shown)[1])}
+    card = {"detector": "lora", "threshold": float(re.search(r">= ([\d.]+) else", shown)[1])}
     assert shown == export.snippet(card, {"pretrained_model_name_or_path": "clip"}).strip()
 
 

@@ -38,7 +38,7 @@ def study_like(seed: int = 0, frames: int = 101) -> pd.DataFrame:
     names = [f"{place:03d}" for place in range(100)]
     videos = [("real", name, 0) for name in names[:10]]
     videos += [("NeuralTextures", f"{names[at]}_{names[at ^ 1]}", 1) for at in range(100)]
-    table = pd.DataFrame(videos, columns=["method", "video", "label"]).assign(own=rng.normal(size=110))
+    table = pd.DataFrame(videos, columns=["manipulation", "video", "label"]).assign(own=rng.normal(size=110))
     table = table.merge(pd.DataFrame({"frame": range(frames)}), how="cross")
     noise = rng.normal(size=len(table))
     return table.assign(score=1 / (1 + np.exp(-(table["own"] + 1.5 * table["label"] + noise)))).drop(
@@ -65,7 +65,7 @@ def test_a_file_worked_out_by_hand_gives_these_numbers_to_four_digits(written, t
     constant = found["table"].query("answer == 'always \"fake\"'").iloc[0]
     assert (constant["ACC"], constant["balanced"], constant["AUC"]) == (0.6, 0.5, 0.5)
     assert round(constant["F1"], 4) == 0.75
-    assert found["counts"][["method", "videos", "groups"]].to_numpy().tolist() == [
+    assert found["counts"][["manipulation", "videos", "groups"]].to_numpy().tolist() == [
         ["real", 2, 1],
         ["fake", 3, 2],
     ]
@@ -75,12 +75,12 @@ def test_a_file_worked_out_by_hand_gives_these_numbers_to_four_digits(written, t
 
 
 def test_frames_become_videos_and_the_threshold_comes_from_validation(written):
-    lines = ["method,video,frame,split,label,probability"]
+    lines = ["manipulation,video,frame,split,label,probability"]
     lines += ["real,000,0,val,0,0.2", "real,000,1,val,0,0.3", "FaceSwap,000_001,0,val,1,0.4"]
     lines += ["real,002,0,test,0,0.1", "real,002,1,test,0,0.4", "FaceSwap,002_003,0,test,1,0.3"]
     lines += ["FaceSwap,002_003,1,test,1,0.5"]
     scores, _ = read_scores(written("\n".join(lines)))
-    table = report.report(scores)["table"].set_index(["level", "answer"])
+    table = report.report(scores)["table"].set_index(["unit", "answer"])
     chosen = table.loc[("video", "threshold from validation")]
     assert chosen["threshold"] == pytest.approx(0.325)  # half-way between 0.25 and 0.4
     assert [chosen[name] for name in ("TP", "FP", "FN", "TN")] == [1, 0, 0, 1]  # fake .4, real .25
@@ -102,11 +102,11 @@ def test_eleven_thousand_rows_take_under_five_seconds_and_everything_is_written(
     assert (tmp_path / "out" / "roc.png").read_bytes().startswith(b"\x89PNG")
     stored = json.loads((tmp_path / "out" / "report.json").read_text())
     assert (
-        stored["table"][0]["level"] == "frame"
+        stored["table"][0]["unit"] == "frame"
         and stored["table"][0]["TP"] + stored["table"][0]["FN"] == 10_100
     )
     assert stored["table"][1]["low"] is None  # what is undefined is null
-    assert found["counts"].set_index("method").loc[
+    assert found["counts"].set_index("manipulation").loc[
         "NeuralTextures", ["videos", "groups", "frames"]
     ].tolist() == [
         100,
@@ -144,7 +144,7 @@ def test_common_spellings_are_found(written, header):
     scores, _ = read_scores(written("\n".join([header, *(separator.join(row) for row in rows)])))
     assert scores["video"].tolist() == ["007", "007_008"]  # leading zeros kept
     assert scores["label"].tolist() == [0, 1] and scores["score"].tolist() == [0.25, 0.75]
-    assert scores["group"].nunique() == 1 and scores["method"].tolist() == ["real", "fake"]
+    assert scores["group"].nunique() == 1 and scores["manipulation"].tolist() == ["real", "fake"]
 
 
 def test_columns_can_be_named_and_parquet_is_read_alike(tmp_path):
@@ -172,7 +172,7 @@ def test_groups_come_from_the_file_else_from_names_else_there_is_a_warning(writt
     paths = "video,label,score\noriginal/003.mp4,0,0.1\nmanipulated/FaceSwap/c23/000_003.mp4,1,0.2\n"
     derived, note = read_scores(written(paths))
     assert derived["group"].nunique() == 1 and "FaceForensics++" in note[1]
-    assert derived["method"].tolist() == ["real", "FaceSwap"]
+    assert derived["manipulation"].tolist() == ["real", "FaceSwap"]
     unknown, note = read_scores(written("video,label,score\nalice,0,0.1\nbob,1,0.2\n"))
     assert unknown["group"].nunique() == 2 and "too narrow" in note[1]
 
@@ -192,13 +192,13 @@ GOOD = "video,frame,label,score\na,0,0,0.1\nb,0,1,0.9\n"
         (GOOD + "c,x,1,0.5\n", r"row 3 \(line 4\) has a frame that is no whole number: 'x'"),
         (GOOD + ",0,1,0.5\n", r"row 3 \(line 4\) has no video"),
         (GOOD + "a,0,0,0.5\n", r"row 3 \(line 4\) repeats a frame of a video: 'a'"),
-        ("video,method,label,score\na,X,0,0.1\nb,X,1,0.9\na,X,1,0.5\n", r"row 3 .* a second label: 'a'"),
+        ("video,manipulation,label,score\na,X,0,0.1\nb,X,1,0.9\na,X,1,0.5\n", r"row 3 .* a second label: 'a'"),
         (
             "video,label,score\na,1,0.1\nb,1,0.9\n",
             r"row 1 \(line 2\) to row 2 \(line 3\), are fake: a ranking",
         ),
         (
-            "video,label,score,part\na,1,0.1,test\nb,0,0.9,exam\n",
+            "video,label,score,split\na,1,0.1,test\nb,0,0.9,exam\n",
             r"row 2 .* none of train, validation, test: 'exam'",
         ),
         ("video,label\na,1\n", "needs a column for score; it has video, label"),
@@ -223,7 +223,7 @@ def test_a_wrong_option_or_a_missing_file_is_a_sentence(written, tmp_path):
 
 
 def test_a_test_part_of_one_class_gives_reasons_and_does_not_stop_the_report(written, tmp_path):
-    text = "video,label,score,part\na,0,0.1,val\nb,1,0.9,val\nc,1,0.4,test\nd,1,0.8,test\n"
+    text = "video,label,score,split\na,0,0.1,val\nb,1,0.9,val\nc,1,0.4,test\nd,1,0.8,test\n"
     found = report.evaluate(written(text), tmp_path / "out")
     row = found["table"].iloc[0]
     assert (
@@ -235,8 +235,8 @@ def test_a_test_part_of_one_class_gives_reasons_and_does_not_stop_the_report(wri
 
 
 def test_a_file_without_test_rows_and_files_without_common_videos_are_refused(written, tmp_path):
-    with pytest.raises(UserError, match="no rows of the part test, only train"):
-        report.evaluate(written("video,label,score,part\na,0,0.1,train\nb,1,0.9,train\n"), tmp_path / "out")
+    with pytest.raises(UserError, match="no rows of the split test, only train"):
+        report.evaluate(written("video,label,score,split\na,0,0.1,train\nb,1,0.9,train\n"), tmp_path / "out")
     one, two = (
         written("video,label,score\na,0,0.1\nb,1,0.9\n"),
         written("video,label,score\nc,0,0.1\nd,1,1\n", "2.csv"),

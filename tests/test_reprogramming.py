@@ -6,7 +6,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from dfnb import UserError
-from dfnb.detectors import METHODS, reprogramming
+from dfnb.detectors import DETECTORS, reprogramming
 from dfnb.evaluation import metrics
 
 SMALL = {"epochs": 2, "batch": 16}
@@ -104,7 +104,7 @@ def test_the_logit_scale_is_clamped(clip):
 def test_a_border_learns_a_planted_cue(clip, cued):
     train, validation, test = cued
     options = {"epochs": 8, "batch": 16, "learning_rate": 0.3}
-    detector = METHODS["reprogramming"].fit(train, validation, clip=clip, seed=0, **options)
+    detector = DETECTORS["reprogramming"].fit(train, validation, clip=clip, seed=0, **options)
     assert detector.history[-1]["loss"] < detector.history[0]["loss"]
     assert metrics.auc(test.labels, detector.score(test)) > 0.9
 

@@ -19,7 +19,7 @@ from dfnb.runs import configuration, notebooks, parameters, results
 from dfnb.runs import run as runs
 from dfnb.runs import state as run_state
 
-PROFILE = "corpus: {root: CORPUS, methods: [FaceSwap]}\ncrops: {frames: 2, size: 64, margin: 1.3}\n"
+PROFILE = "corpus: {root: CORPUS, manipulations: [FaceSwap]}\ncrops: {frames: 2, size: 64, margin: 1.3}\n"
 CELL = 'profile = "p"  # name\nrank = 8  # rank of the matrices\nalpha = 16.0  # scale\nnote = ""  # text\n'
 VIDEOS = {"original_sequences/youtube": "000", "manipulated_sequences/FaceSwap": "000_001"}
 GIVEN = {"rank": 8, "alpha": 16.0, "note": ""}

@@ -16,19 +16,19 @@ from dfnb.models.encoder import enter, leave
 
 TRAINED = {"epochs": 6, "patience": None, "batch": 16}
 FITS = {
-    "probe": lambda parts, clip: probe.fit(*parts[:2], clip=clip),
-    "pooled probe": lambda parts, clip: probe.fit(*parts[:2], clip=clip, features="pooled"),
-    "lora": lambda parts, clip: lora.fit(*parts[:2], clip=clip, seed=0, rank=4, learning_rate=5e-3, **TRAINED),
-    "lora, last block": lambda parts, clip: lora.fit(
-        *parts[:2], clip=clip, seed=0, rank=4, blocks=1, learning_rate=5e-3, **TRAINED),
-    "full": lambda parts, clip: full.fit(*parts[:2], clip=clip, seed=0, learning_rate=1e-3, **TRAINED),
+    "probe": lambda split_table, clip: probe.fit(*split_table[:2], clip=clip),
+    "pooled probe": lambda split_table, clip: probe.fit(*split_table[:2], clip=clip, features="pooled"),
+    "lora": lambda split_table, clip: lora.fit(*split_table[:2], clip=clip, seed=0, rank=4, learning_rate=5e-3, **TRAINED),
+    "lora, last block": lambda split_table, clip: lora.fit(
+        *split_table[:2], clip=clip, seed=0, rank=4, blocks=1, learning_rate=5e-3, **TRAINED),
+    "full": lambda split_table, clip: full.fit(*split_table[:2], clip=clip, seed=0, learning_rate=1e-3, **TRAINED),
 }
 
 
 OTHERS = {
-    "layernorm": lambda parts, clip: layernorm.fit(*parts[:2], clip=clip, seed=0, **TRAINED),
-    "prompt": lambda parts, clip: prompt.fit(*parts[:2], clip=clip, seed=0, epochs=1),
-    "zero_shot": lambda parts, clip: zero_shot.fit(*parts[:2], clip=clip),
+    "layernorm": lambda split_table, clip: layernorm.fit(*split_table[:2], clip=clip, seed=0, **TRAINED),
+    "prompt": lambda split_table, clip: prompt.fit(*split_table[:2], clip=clip, seed=0, epochs=1),
+    "zero_shot": lambda split_table, clip: zero_shot.fit(*split_table[:2], clip=clip),
 }
 
 
@@ -41,7 +41,7 @@ def quartered():
     inside = labels[:, None, None] * (2 * (places[0] // 32) + places[1] // 32 == quadrants[:, None, None])
     grid = 60 * (places.sum(axis=0) // 4 % 2)
     images = generator.integers(60, 160, (160, 64, 64, 3)) + (inside * grid)[..., None]
-    frames = pd.DataFrame({"corpus": "noise", "method": np.where(labels, "grid", "real"), "label": labels, "frame": 0})
+    frames = pd.DataFrame({"corpus": "noise", "manipulation": np.where(labels, "grid", "real"), "label": labels, "frame": 0})
     frames = frames.assign(video=[f"{at:03d}" for at in range(160)], quadrant=quadrants)
     whole = CropView.of_arrays(images.astype(np.uint8), frames)
     return tuple(whole.select(rows) for rows in np.split(np.arange(160), [96, 128]))

@@ -8,13 +8,13 @@ from dfnb import UserError
 from dfnb.evaluation import tables
 
 
-def score_table(model: str, split: int, reals: list[float], fakes: list[float]) -> pd.DataFrame:
+def score_table(model: str, split_seed: int, reals: list[float], fakes: list[float]) -> pd.DataFrame:
     """Two frames a video with the same score, the same videos in validation and in test."""
     rows = [("real", f"{at:03d}", at, 0, score) for at, score in enumerate(reals)]
     rows += [("FaceSwap", f"{at:03d}_{at + 1:03d}", at, 1, score) for at, score in enumerate(fakes)]
-    table = pd.DataFrame(rows, columns=["method", "video", "group", "label", "score"]).assign(
-        corpus="demo", model=model, split=split)
-    return pd.concat([table.assign(part=part, frame=frame) for part in ("validation", "test") for frame in (0, 5)],
+    table = pd.DataFrame(rows, columns=["manipulation", "video", "group", "label", "score"]).assign(
+        corpus="demo", model=model, split_seed=split_seed)
+    return pd.concat([table.assign(split=split, frame=frame) for split in ("validation", "test") for frame in (0, 5)],
                      ignore_index=True)
 
 
@@ -28,7 +28,7 @@ def scores():
 
 def test_each_model_split_and_level_has_its_row(scores):
     per_split = tables.by_split(scores)
-    video = tables.chosen(per_split, "video").set_index(["model", "split"])
+    video = tables.chosen(per_split, "video").set_index(["model", "split_seed"])
     assert video.AUC["good", 0] == 1.0
     assert video.AUC["good", 1] == pytest.approx(5 / 6)  # one of six pairs is the wrong way round
     assert video.AUC["poor", 0] == pytest.approx(3 / 6)  # of .4, .55, .7 against .5 and .6
@@ -45,16 +45,16 @@ def test_means_stand_beside_the_extremes_and_the_constant_answer(scores):
 
 
 def test_other_manipulations_are_tested_against_the_same_reals(scores):
-    extra = scores[(scores.method == "FaceSwap") & (scores.part == "test")].assign(method="Deepfakes", score=0.0)
-    table = tables.by_method(pd.concat([scores, extra]), ["FaceSwap", "Deepfakes"])
+    extra = scores[(scores.manipulation == "FaceSwap") & (scores.split == "test")].assign(manipulation="Deepfakes", score=0.0)
+    table = tables.by_manipulation(pd.concat([scores, extra]), ["FaceSwap", "Deepfakes"])
     alone = tables.over_splits(tables.by_split(scores))
     pd.testing.assert_frame_equal(table.loc["FaceSwap"], alone)
     assert table.loc[("Deepfakes", "video", "good"), "AUC"] == 0.0  # all below every real
-    assert tables.by_method(scores, []).empty
+    assert tables.by_manipulation(scores, []).empty
 
 
 def test_another_corpus_is_judged_by_the_threshold_from_home(scores):
-    foreign = score_table("good", 0, [0.1, 0.95], [0.8, 0.9, 0.2]).query("part == 'test'").assign(tested="else", corpus="c")
+    foreign = score_table("good", 0, [0.1, 0.95], [0.8, 0.9, 0.2]).query("split == 'test'").assign(tested="else", corpus="c")
     row = tables.across(foreign, scores).iloc[0]
     assert row[["tested", "model", "reals", "fakes"]].tolist() == ["else", "good", 2, 3]
     assert pytest.approx(3 / 6) == row.AUC
@@ -63,7 +63,7 @@ def test_another_corpus_is_judged_by_the_threshold_from_home(scores):
 
 def test_paired_differences_are_those_of_the_same_videos(scores):
     paired = tables.paired(scores, "good", "poor", draws=200)
-    assert paired.split.tolist() == [0, 1]
+    assert paired.split_seed.tolist() == [0, 1]
     np.testing.assert_allclose(paired.difference, [0.5, 5 / 6 - 0.5])
     assert set(paired.fakes) == {3}
 

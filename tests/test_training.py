@@ -14,7 +14,7 @@ from dfnb.detectors.training import Diverged, NoGradient, Schedule, balanced_los
 
 
 class Brightness(nn.Module):
-    """Linear in the mean colours of a 4 x 4 grid of cells; with `unused`, a part that is never used."""
+    """Linear in the mean colours of a 4 x 4 grid of cells; with `unused`, a split that is never used."""
 
     def __init__(self, unused: bool = False):
         super().__init__()

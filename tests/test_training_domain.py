@@ -96,7 +96,7 @@ def test_traits_come_from_the_file_and_the_boxes(corpus, tmp_path):
     loud = with_sound(path, tmp_path / "loud.mp4")
     assert loud.stat().st_size > 1.2 * path.stat().st_size
     assert video.traits(loud) == found
-    key = {"corpus": "demo", "method": "real", "video": "000"}
+    key = {"corpus": "demo", "manipulation": "real", "video": "000"}
     frames = pd.DataFrame([key | {"x0": 10, "x1": 110}, key | {"x0": 10, "x1": 100}, key | {"x0": 10, "x1": 20}])
     row = training_domain.traits(pd.DataFrame([key | {"path": str(path)}]), frames).iloc[0].to_dict()
     assert row == {"side": 256, "face": 90, "bits": found["bits"]}

@@ -11,7 +11,7 @@ import dfnb.models.clip
 from dfnb import UserError
 from dfnb.data.crops import CropView
 from dfnb.demo import people
-from dfnb.detectors import METHODS, zero_shot
+from dfnb.detectors import DETECTORS, zero_shot
 from dfnb.evaluation import metrics
 from tools.tiny_clip import portraits
 
@@ -41,7 +41,7 @@ def test_nothing_trains_and_training_crops_have_no_effect(clip, cued, detector):
 
 
 def test_swapped_words_turn_the_score_around(clip, cued, detector):
-    swapped = METHODS["zero_shot"].fit(cued[0], cued[1], clip=clip, words=("manipulated", "real"))
+    swapped = DETECTORS["zero_shot"].fit(cued[0], cued[1], clip=clip, words=("manipulated", "real"))
     np.testing.assert_allclose(swapped.score(cued[2]), 1 - detector.score(cued[2]), rtol=0, atol=1e-6)
     aucs = [metrics.auc(cued[2].labels, one.score(cued[2])) for one in (detector, swapped)]
     assert sum(aucs) == pytest.approx(1)

@@ -11,29 +11,29 @@ from pathlib import Path
 
 import pandas as pd
 
-from dfnb import config, files
-from dfnb.data import corpora, crops, splits
-from dfnb.detectors import METHODS
+from dfnb import KEY, config, files
+from dfnb.data import corpora, crops, identity, splits
+from dfnb.detectors import DETECTORS
 from dfnb.evaluation import metrics
 from dfnb.models import clip
 
 WORLDS = (303, 304)  # neither the demo's nor the ones on which its strengths were first tried
-SPLITS = (0, 1, 2)
+SEEDS = (0, 1, 2)
 FROZEN = "as frozen"
 SWAPS = {FROZEN: {}, "finer source": {"source_resolution": 0.6}, "coarser source": {"source_resolution": 0.25},
          "better colour match": {"colour_match": 0.9}}
 REENACTMENTS = {FROZEN: {}, "narrower bottleneck": {"bottleneck": 0.12}, "wider bottleneck": {"bottleneck": 0.35}}
 MODELS = ("linear probe", "LoRA")
-COLUMNS = ["world", "swap", "reenactment", "split", "model", "validation", "frame", "video"]
+COLUMNS = ["world", "swap", "reenactment", "split_seed", "model", "validation", "frame", "video"]
 
 
-def turn(lora: Mapping[str, object], worlds: Sequence[int] = WORLDS, splits_drawn: Sequence[int] = SPLITS,
+def turn(lora: Mapping[str, object], worlds: Sequence[int] = WORLDS, splits_drawn: Sequence[int] = SEEDS,
          swaps: Mapping[str, dict] = SWAPS, reenactments: Mapping[str, dict] = REENACTMENTS, *, identities: int = 100,
          frames: int = 8) -> pd.DataFrame:
     """One row per world, FaceSwap's setting, NeuralTextures' setting, split and model: validation, frame and video AUC.
 
     Probe and LoRA (with the options `lora`) learn real and FaceSwap on the study's split. AUCs: of the frames of the
-    validation part, and on NeuralTextures of frames and of videos.
+    validation split, and on NeuralTextures of frames and of videos.
     """
     rows, model = [], clip.load("tiny")
     for world in worlds:
@@ -42,13 +42,13 @@ def turn(lora: Mapping[str, object], worlds: Sequence[int] = WORLDS, splits_draw
         for name, settings in swaps.items():
             videos, learnt = _cropped(world, "FaceSwap", name, settings, identities, frames)
             both = pd.concat([videos, next(iter(tested.values()))[0].query("label == 1")], ignore_index=True)
-            for split, (shown, method, options) in itertools.product(
+            for split_seed, (shown, manipulation, options) in itertools.product(
                     splits_drawn, zip(MODELS, ("probe", "lora"), ({}, lora), strict=True)):
-                parts = splits.split(both, "study", seed=split)
-                train, validation = (_part(learnt, parts, part) for part in ("train", "validation"))
-                detector = METHODS[method].fit(train, validation, clip=model, seed=split, **options)
+                split_table = splits.split(both, "study", seed=split_seed)
+                train, validation = (_split(learnt, split_table, split) for split in ("train", "validation"))
+                detector = DETECTORS[manipulation].fit(train, validation, clip=model, seed=split_seed, **options)
                 best = next(row["validation_auc"] for row in detector.history if row["best"])
-                rows += [[world, name, changed, split, shown, best, *_judged(detector, _part(view, parts, "test"))]
+                rows += [[world, name, changed, split_seed, shown, best, *_judged(detector, _split(view, split_table, "test"))]
                          for changed, (_, view) in tested.items()]
     return pd.DataFrame(rows, columns=COLUMNS)
 
@@ -61,14 +61,14 @@ def _cropped(world: int, kind: str, name: str, settings: dict, identities: int, 
     place = files.data() / "dials" / f"{world}-{kind}-{name.replace(' ', '-')}-{identities}-{frames}"
     corpus.make(place, seed=world, identities=identities, frames=frames, kinds=(kind,),
                 **{dial[0]: dial[1](**settings)})
-    videos = corpora.index(place, methods=[kind])
-    videos = videos.assign(group=splits.identity_groups(videos))
+    videos = corpora.index(place, manipulations=[kind])
+    videos = videos.assign(group=identity.identity_groups(videos))
     return videos, crops.build(videos, frames=frames, size=64)
 
 
-def _part(view: crops.CropView, parts: pd.DataFrame, part: str) -> crops.CropView:
-    keys = pd.MultiIndex.from_frame(parts.loc[parts.part == part, splits.KEY])
-    return view.select(pd.MultiIndex.from_frame(view.frames[splits.KEY]).isin(keys))
+def _split(view: crops.CropView, split_table: pd.DataFrame, split: str) -> crops.CropView:
+    keys = pd.MultiIndex.from_frame(split_table.loc[split_table.split == split, KEY])
+    return view.select(pd.MultiIndex.from_frame(view.frames[KEY]).isin(keys))
 
 
 def _judged(detector, view: crops.CropView) -> tuple[float, float]:
@@ -80,7 +80,7 @@ def _judged(detector, view: crops.CropView) -> tuple[float, float]:
 
 def differences(rows: pd.DataFrame) -> pd.DataFrame:
     """LoRA minus probe for each pair of settings: mean AUCs, mean paired difference, splits with LoRA ahead."""
-    wide = rows.pivot_table(index=["swap", "reenactment", "world", "split"], columns="model", sort=False,
+    wide = rows.pivot_table(index=["swap", "reenactment", "world", "split_seed"], columns="model", sort=False,
                             values=["validation", "frame", "video"])
     table = {f"{model}, {level}": wide[level, model] for level, model in itertools.product(("validation", "frame"), MODELS)}
     gain = wide["frame", "LoRA"] - wide["frame", "linear probe"]
@@ -97,10 +97,10 @@ def moves(rows: pd.DataFrame) -> pd.DataFrame:
     One row per setting of a dial, the other dial averaged over: mean change, its lowest and highest value among the
     worlds and splits, and in how many of them the change is positive.
     """
-    wide = rows.pivot_table(index=["swap", "reenactment", "world", "split"], columns="model", values="frame", sort=False)
+    wide = rows.pivot_table(index=["swap", "reenactment", "world", "split_seed"], columns="model", values="frame", sort=False)
     gain, tables = wide["LoRA"] - wide["linear probe"], []
     for dial in ("swap", "reenactment"):
-        drawn = gain.groupby([dial, "world", "split"], sort=False).mean().unstack(["world", "split"])
+        drawn = gain.groupby([dial, "world", "split_seed"], sort=False).mean().unstack(["world", "split_seed"])
         change = drawn.sub(drawn.loc[FROZEN]).drop(FROZEN)
         tables.append(pd.DataFrame({"dial": dial, "change": change.mean(axis=1), "lowest": change.min(axis=1),
                                     "highest": change.max(axis=1), "up": (change > 0).sum(axis=1), "of": change.shape[1]}))
@@ -123,22 +123,22 @@ def agreement(rows: pd.DataFrame) -> float:
 
     One minus the variance within (world, split) over the whole variance: 1 where the drawn people alone decide.
     """
-    wide = rows.pivot_table(index=["swap", "reenactment", "world", "split"], columns="model", values="frame")
+    wide = rows.pivot_table(index=["swap", "reenactment", "world", "split_seed"], columns="model", values="frame")
     gain = wide["LoRA"] - wide["linear probe"]
-    within = gain - gain.groupby(["world", "split"]).transform("mean")
+    within = gain - gain.groupby(["world", "split_seed"]).transform("mean")
     return float(1 - within.var(ddof=0) / gain.var(ddof=0))
 
 
 def write(rows: pd.DataFrame, folder: Path, lora: Mapping[str, object]) -> Path:
-    """Write dials.json and the page dials.md into the book's folder; returns the page."""
+    """Write demo_sensitivity.json and the page demo_sensitivity.md into the book's folder; returns the page."""
     content = {"lora": dict(lora), "rows": rows.to_dict("records")}
-    files.atomic_write(folder / "dials.json", json.dumps(content, indent=1) + "\n")
+    files.atomic_write(folder / "demo_sensitivity.json", json.dumps(content, indent=1) + "\n")
     table, moved = (found.round(3).to_markdown(index=False) for found in (differences(rows).reset_index(), moves(rows)))
     worlds, options = (", ".join(map(str, values)) for values in (rows.world.unique(), map(" ".join, _words(lora))))
-    page = PAGE.format(table=table, moved=moved, says=says(rows), worlds=worlds, splits=rows.split.nunique(),
+    page = PAGE.format(table=table, moved=moved, says=says(rows), worlds=worlds, splits=rows.split_seed.nunique(),
                        options=options, share=f"{agreement(rows):.0%}")
-    files.atomic_write(folder / "dials.md", page)
-    return folder / "dials.md"
+    files.atomic_write(folder / "demo_sensitivity.md", page)
+    return folder / "demo_sensitivity.md"
 
 
 def _words(options: Mapping[str, object]) -> list[tuple[str, str]]:
@@ -147,7 +147,7 @@ def _words(options: Mapping[str, object]) -> list[tuple[str, str]]:
 
 PAGE = """# Which dial of the demo world moves what
 
-Made by `make dials`: worlds {worlds}, {splits} draws of the study's split in each. The first row holds the frozen setting,
+Made by `make demo-sensitivity`: worlds {worlds}, {splits} draws of the study's split in each. The first row holds the frozen setting,
 every other row changes one dial of FaceSwap (*swap*), of NeuralTextures (*reenactment*), or one of each. *Validation* is
 the frame AUC on FaceSwap, *frame* the one on unseen NeuralTextures; LoRA with {options}. *Difference* is LoRA minus
 probe on NeuralTextures, paired by world and split; *ahead* counts the splits where it is positive.
@@ -159,7 +159,7 @@ probe on NeuralTextures, paired by world and split; *ahead* counts the splits wh
 {moved}
 
 Of the variance of the differences, {share} lies between worlds and splits, whatever the dials: who is drawn for the test
-part, with ten real people in it. The rest is what the dials move. These are development figures; no setting was chosen by
+split, with ten real people in it. The rest is what the dials move. These are development figures; no setting was chosen by
 them.
 """
 

@@ -28,7 +28,7 @@ class Job:
     """All that a worker needs to crop one video, and where the results go."""
 
     path: str
-    name: tuple[str, ...]  # corpus, method, video
+    name: tuple[str, ...]  # corpus, manipulation, video
     frames: int
     size: int
     margin: float

@@ -11,11 +11,10 @@ import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
-from dfnb import UserError, files
+from dfnb import KEY, UserError, files
 from dfnb.data import crop_cache, faces, video
 from dfnb.data.crop_cache import MEASURED, Job, Record
 
-KEY = ["corpus", "method", "video"]
 FIRST = 8  # videos of a class after which a fault of the machine is told from one of the files
 
 
@@ -50,7 +49,7 @@ def build(
     records = [crop_cache.finished(job) for job in jobs]
     missing = [at for at, record in enumerate(records) if record is None]
     quiet = None if progress else True  # None: quiet unless a terminal is watching
-    first = defaultdict(list)  # corpus and method -> the videos that were done first
+    first = defaultdict(list)  # corpus and manipulation -> the videos that were done first
     with contextlib.closing(crop_cache.make_all([jobs[at] for at in missing], workers)) as made:
         for at, record in tqdm(made, total=len(missing), desc="faces", unit="video", disable=quiet):
             records[missing[at]] = record
@@ -121,10 +120,10 @@ class CropView:
         return hashlib.sha256(f"{self.size}\n{text}\n{contents}".encode()).hexdigest()[:32]
 
     def losses(self) -> pd.DataFrame:
-        """How many videos and frames of each method have each status: method, status, videos, frames, share.
+        """How many videos and frames of each manipulation have each status: manipulation, status, videos, frames, share.
 
         A status is the part of the reason before the colon. A video that could not be read lost all the
-        frames asked of it. `share` is of the method's frames.
+        frames asked of it. `share` is of the manipulation's frames.
         """
         return _losses(self.all_frames, self.asked)
 
@@ -142,8 +141,8 @@ def _losses(table: pd.DataFrame, asked: int) -> pd.DataFrame:
     table = table.assign(status=table.status.str.partition(":")[0])
     table["frames"] = np.where(table.frame < 0, asked, 1)
     table["videos"] = ~table.duplicated([*KEY, "status"])
-    counts = table.groupby(["method", "status"], sort=False)[["videos", "frames"]].sum().reset_index()
-    return counts.assign(share=counts.frames / counts.groupby("method").frames.transform("sum"))
+    counts = table.groupby(["manipulation", "status"], sort=False)[["videos", "frames"]].sum().reset_index()
+    return counts.assign(share=counts.frames / counts.groupby("manipulation").frames.transform("sum"))
 
 
 def _check_first(done: list[tuple[Job, Record]], most_lost: float) -> None:
@@ -165,11 +164,11 @@ def _check_first(done: list[tuple[Job, Record]], most_lost: float) -> None:
 
 def _check_losses(table: pd.DataFrame, asked: int, most_lost: float) -> None:
     lost = _losses(table, asked).query("status != @faces.KEPT")
-    for method, reasons in lost.groupby("method", sort=False):
+    for manipulation, reasons in lost.groupby("manipulation", sort=False):
         share, worst = reasons.share.sum(), reasons.loc[reasons.frames.idxmax()]
         if share > most_lost:
             raise UserError(
-                f"{share:.0%} of the frames of {method} are lost, more than the {most_lost:.0%} allowed; "
+                f"{share:.0%} of the frames of {manipulation} are lost, more than the {most_lost:.0%} allowed; "
                 f"most often: {worst.status} ({worst.videos} videos); mend the files or leave out the class"
             )
 

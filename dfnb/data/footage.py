@@ -13,7 +13,7 @@ def clips_of(frames: pd.DataFrame, length: int) -> np.ndarray:
     The last clip of a video reaches back for frames where too few are left; a shorter video is stretched.
     """
     clips = []
-    for rows in frames.groupby(["corpus", "method", "video"], sort=False).indices.values():
+    for rows in frames.groupby(["corpus", "manipulation", "video"], sort=False).indices.values():
         rows = rows[np.argsort(frames["frame"].to_numpy()[rows], kind="stable")]
         if len(rows) < length:
             rows = rows[np.arange(length) * len(rows) // length]

@@ -13,10 +13,8 @@ import pandas as pd
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-from dfnb import UserError
-from dfnb.data.layouts import PARTS
+from dfnb import KEY, SPLITS, UserError
 
-KEY = ["corpus", "method", "video"]
 SWAPS = {"Deepfakes", "FaceSwap", "FaceShifter", "DeepFakeDetection", "Celeb-synthesis"}
 REENACTMENTS = {"Face2Face", "NeuralTextures"}  # every other fake counts as a swap, the more careful reading
 LEAKS = ("frame", "scene", "face", "pair", "group")
@@ -52,49 +50,49 @@ def identity_groups(
 
 def shown(videos: pd.DataFrame) -> pd.Series:
     """Return the id whose face each video shows: the source in swaps, else the target."""
-    keeps_face = videos["source"].isna() | videos["method"].isin(REENACTMENTS)
+    keeps_face = videos["source"].isna() | videos["manipulation"].isin(REENACTMENTS)
     return videos["target"].where(keeps_face, videos["source"])
 
 
-def audit(parts: pd.DataFrame, videos: pd.DataFrame, *, groups: pd.Series | None = None) -> pd.DataFrame:
-    """Return which share of the test videos was seen in training, per method and kind of leak.
+def audit(split_table: pd.DataFrame, videos: pd.DataFrame, *, groups: pd.Series | None = None) -> pd.DataFrame:
+    """Return which share of the test videos was seen in training, per manipulation and kind of leak.
 
     Kinds: frame (the same video), scene (its target's scene), face (the face it shows), pair (its target or
     source in any role), group (its identity group; `groups` per row of `videos`, else from the pairs alone).
-    Columns: method, leak, videos (number of test videos), seen, seen_as_real, seen_as_fake (shares in [0,
+    Columns: manipulation, leak, videos (number of test videos), seen, seen_as_real, seen_as_fake (shares in [0,
     1], by the label of the training videos).
     """
-    table = _joined(parts, videos, groups)
-    test, train = table[table["part"] == "test"], table[table["part"] == "train"]
+    table = _joined(split_table, videos, groups)
+    test, train = table[table["split"] == "test"], table[table["split"] == "train"]
     rows = []
     for leak in LEAKS:
         seen = _seen(_tokens(test, leak), _tokens(train, leak), train["label"])
-        shares = seen.reindex(test.index, fill_value=False).groupby(test["method"]).mean()
-        rows.append(shares.assign(leak=leak, videos=test.groupby("method").size()).reset_index())
+        shares = seen.reindex(test.index, fill_value=False).groupby(test["manipulation"]).mean()
+        rows.append(shares.assign(leak=leak, videos=test.groupby("manipulation").size()).reset_index())
     result = pd.concat(rows, ignore_index=True)
     result["leak"] = pd.Categorical(result["leak"], LEAKS)
-    order = ["method", "leak", "videos", "seen", "seen_as_real", "seen_as_fake"]
-    return result[order].sort_values(["method", "leak"], ignore_index=True).astype({"leak": str})
+    order = ["manipulation", "leak", "videos", "seen", "seen_as_real", "seen_as_fake"]
+    return result[order].sort_values(["manipulation", "leak"], ignore_index=True).astype({"leak": str})
 
 
 def check_disjoint(
-    parts: pd.DataFrame,
+    split_table: pd.DataFrame,
     videos: pd.DataFrame,
     *,
     groups: pd.Series | None = None,
-    between: Sequence[str] = PARTS,
+    between: Sequence[str] = SPLITS,
 ) -> None:
-    """Raise UserError, naming the ids, where an identity group stands in two of the parts `between`."""
-    table = _joined(parts[parts["part"].isin(between)], videos, groups)
-    spread = table.groupby("group")["part"].nunique()
+    """Raise UserError, naming the ids, where an identity group stands in two of the splits `between`."""
+    table = _joined(split_table[split_table["split"].isin(between)], videos, groups)
+    spread = table.groupby("group")["split"].nunique()
     guilty = table[table["group"].isin(spread.index[spread > 1])]
     if guilty.empty:
         return
-    ids = guilty.melt("part", ["target", "source"]).dropna().groupby("part")["value"].unique()
+    ids = guilty.melt("split", ["target", "source"]).dropna().groupby("split")["value"].unique()
     where = ids.map(sorted)
-    told = "; ".join(f"{part}: {_some(where[part])}" for part in between if part in where.index)
+    told = "; ".join(f"{split}: {_some(where[split])}" for split in between if split in where.index)
     raise UserError(
-        f"{guilty['group'].nunique()} identity groups stand in more than one part ({told}); use the regime "
+        f"{guilty['group'].nunique()} identity groups stand in more than one split ({told}); use the protocol "
         "'identity' or leave these ids out"
     )
 
@@ -102,7 +100,7 @@ def check_disjoint(
 def read_known(folder: Path | None, persons: Path | None = None) -> dict[str, dict]:
     """Read what lies in `folder` of the data set's own files, as options for `splits.split`.
 
-    train.json, val.json and test.json become `lists` (part -> pairs of ids), conversion_dict.json becomes
+    train.json, val.json and test.json become `lists` (split -> pairs of ids), conversion_dict.json becomes
     `youtube` (id -> YouTube video), identities.csv (or the file `persons`) with columns id and person becomes
     `persons`. UserError where some of the three lists are missing, or a named folder or file is not there.
     """
@@ -123,7 +121,7 @@ def _of_folder(folder: Path) -> dict[str, dict]:
     if lacking and len(lacking) < len(LISTS):
         raise UserError(f"{folder} lacks {' and '.join(lacking)}; the official split needs all three lists")
     if not lacking:
-        known["lists"] = {part: _read_pairs(folder / name) for part, name in LISTS.items()}
+        known["lists"] = {split: _read_pairs(folder / name) for split, name in LISTS.items()}
     if (folder / "conversion_dict.json").is_file():
         entries = _read_json(folder / "conversion_dict.json")
         known["youtube"] = {name: entry.rsplit(" ", 1)[0] for name, entry in entries.items()}
@@ -166,15 +164,15 @@ def _same(nodes: pd.Series, mapping: Mapping[str, str]) -> pd.DataFrame:
     return table.assign(b=table.groupby(["corpus", "same"])["a"].transform("first"))[["a", "b"]]
 
 
-def _joined(parts: pd.DataFrame, videos: pd.DataFrame, groups: pd.Series | None) -> pd.DataFrame:
-    """Return one row per video and part with its ids, label and group; frames are folded to their video."""
+def _joined(split_table: pd.DataFrame, videos: pd.DataFrame, groups: pd.Series | None) -> pd.DataFrame:
+    """Return one row per video and split with its ids, label and group; frames are folded to their video."""
     groups = identity_groups(videos) if groups is None else groups
     columns = [*KEY, "label", "target", "source"]
     known = videos[columns].assign(group=groups.to_numpy())
-    table = parts[[*KEY, "part"]].drop_duplicates().merge(known, on=KEY, how="left", validate="many_to_one")
+    table = split_table[[*KEY, "split"]].drop_duplicates().merge(known, on=KEY, how="left", validate="many_to_one")
     if (unknown := table["target"].isna()).any():
         raise UserError(
-            f"video {table.loc[unknown, 'video'].iloc[0]} has a part but is not in the videos table"
+            f"video {table.loc[unknown, 'video'].iloc[0]} has a split but is not in the videos table"
         )
     return table
 

@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pandas as pd
 
-from dfnb import UserError
-from dfnb.data import corpora, layouts, splits, video
+from dfnb import SPLITS, UserError
+from dfnb.data import corpora, identity, layouts, splits, video
 from dfnb.data.layouts import REAL, Found
 
 FIRST = 2**20  # bytes of a file that are compared where two have one size
-STUDY = {"train_method": "FaceSwap", "test_methods": ["NeuralTextures"]}
+STUDY = {"train_manipulation": "FaceSwap", "test_manipulations": ["NeuralTextures"]}
 PER_CLASS = 100  # videos a class of the study
 
 
@@ -24,13 +24,13 @@ class Inventory:
 
     found: Found
     compression: str  # that of the tables `partners`, `splits` and `official`, "" where the layout does not tell it
-    counts: pd.DataFrame  # corpus, method, compression, videos, bytes, and frames where headers were read
-    partners: pd.DataFrame  # method, without_target, without_source, without_reverse (names)
+    counts: pd.DataFrame  # corpus, manipulation, compression, videos, bytes, and frames where headers were read
+    partners: pd.DataFrame  # manipulation, without_target, without_source, without_reverse (names)
     unusable: list[str]  # misnamed, listed but not there
     unreadable: list[str]  # empty, broken links, no permission; with `deep` also headers that promise no frames
     copies: list[str]
-    splits: dict[str, pd.DataFrame | str]  # regime -> videos by part (rows) and method, or why it cannot be made
-    official: pd.DataFrame | None  # part, method, there, listed, missing (names)
+    splits: dict[str, pd.DataFrame | str]  # protocol -> videos by split (rows) and manipulation, or why it cannot be made
+    official: pd.DataFrame | None  # split, manipulation, there, listed, missing (names)
 
 
 def take(root: Path, layout: str | None = None, *, compression: str | None = None, lists: Path | None = None,
@@ -40,11 +40,11 @@ def take(root: Path, layout: str | None = None, *, compression: str | None = Non
     Partners and splits are those of one `compression`: c23 where it is there, else the first that is. UserError
     where no corpus lies at `root`, or a list cannot be read.
     """
-    known = splits.read_known(lists) if lists is not None else {}
+    known = identity.read_known(lists) if lists is not None else {}
     if lists is not None and "lists" not in known:
-        raise UserError(f"{lists} holds no official lists: {', '.join(splits.LISTS.values())}")
+        raise UserError(f"{lists} holds no official lists: {', '.join(identity.LISTS.values())}")
     found = layouts.read(root, layout)
-    order = ["label", "method", "compression", "video"]
+    order = ["label", "manipulation", "compression", "video"]
     usable = found.videos[found.videos.problem == ""].sort_values(order, ignore_index=True)
     if usable.empty:
         raise UserError(f"{found.root} has the layout {found.layout}, but holds no usable video; "
@@ -55,7 +55,7 @@ def take(root: Path, layout: str | None = None, *, compression: str | None = Non
     if here.empty:
         raise UserError(f"no videos in compression {compression} at {found.root}: found "
                         f"{', '.join(sorted(set(usable.compression)))}")
-    counts = measured.groupby(["corpus", "method", "compression"], sort=False).agg(
+    counts = measured.groupby(["corpus", "manipulation", "compression"], sort=False).agg(
         videos=("video", "size"), bytes=("bytes", "sum"), **({"frames": ("frames", "sum")} if deep else {})).reset_index()
     return Inventory(
         found, compression if usable.compression.any() else "", counts, _partners(here),
@@ -102,20 +102,20 @@ def _partners(videos: pd.DataFrame) -> pd.DataFrame:
     """For each manipulation the fakes without the real of their target, of their source, and without their reverse."""
     reals = {corpus: set(rows.target) for corpus, rows in videos[videos.label == 0].groupby("corpus")}
     rows = []
-    for (corpus, method), fakes in videos[videos.label == 1].groupby(["corpus", "method"], sort=False):
+    for (corpus, manipulation), fakes in videos[videos.label == 1].groupby(["corpus", "manipulation"], sort=False):
         there, swaps = reals.get(corpus, set()), fakes[fakes.source.notna()]
         pairs = set(zip(swaps.target, swaps.source, strict=True))
         alone = [pair[::-1] not in pairs for pair in zip(swaps.target, swaps.source, strict=True)]
-        rows.append({"method": method, "videos": len(fakes), "without_target": list(fakes.video[~fakes.target.isin(there)]),
+        rows.append({"manipulation": manipulation, "videos": len(fakes), "without_target": list(fakes.video[~fakes.target.isin(there)]),
                      "without_source": list(swaps.video[~swaps.source.isin(there)]),
                      "without_reverse": list(swaps.video[alone])})
-    columns = ["method", "videos", "without_target", "without_source", "without_reverse"]
+    columns = ["manipulation", "videos", "without_target", "without_source", "without_reverse"]
     return pd.DataFrame(rows, columns=columns)
 
 
 def _copies(measured: pd.DataFrame) -> list[str]:
     """Videos that are there twice: under one name, or with one size and one first MB."""
-    key = ["corpus", "method", "compression", "video"]
+    key = ["corpus", "manipulation", "compression", "video"]
     twice = measured[measured.duplicated(key, keep=False)]
     told = [f"{' and '.join(rows.path)} have one name" for _, rows in twice.groupby(key)]
     alike = measured[(measured.why == "") & measured.duplicated("bytes", keep=False)]
@@ -132,36 +132,36 @@ def _first(path: str) -> str:
 
 
 def _splits(found: Found, compression: str, known: dict) -> dict[str, pd.DataFrame | str]:
-    """Videos by part and method of the study's split and of the identity split, or why there is none."""
+    """Videos by split and manipulation of the study's split and of the identity split, or why there is none."""
     options = {name: value for name, value in known.items() if name != "lists"}
     wanted = {"study": lambda: (corpora.select(found, ["FaceSwap", "NeuralTextures"], compression, PER_CLASS), STUDY),
               "identity": lambda: (corpora.select(found, None, compression), options)}
     if "lists" in known:
         wanted["official"] = lambda: (corpora.select(found, None, compression), known)
-    return {regime: _counted(regime, videos) for regime, videos in wanted.items()}
+    return {protocol: _counted(protocol, videos) for protocol, videos in wanted.items()}
 
 
-def _counted(regime: str, of: Callable[[], tuple[pd.DataFrame, dict]]) -> pd.DataFrame | str:
+def _counted(protocol: str, of: Callable[[], tuple[pd.DataFrame, dict]]) -> pd.DataFrame | str:
     try:
         videos, options = of()
-        parts = splits.split(videos, regime, **options)
+        split_table = splits.split(videos, protocol, **options)
     except UserError as error:
         return str(error)
-    table = parts.groupby(["part", "method"]).size().unstack(fill_value=0)
-    return table.reindex(index=splits.PARTS, columns=list(videos.method.unique()), fill_value=0)
+    table = split_table.groupby(["split", "manipulation"]).size().unstack(fill_value=0)
+    return table.reindex(index=SPLITS, columns=list(videos.manipulation.unique()), fill_value=0)
 
 
 def _official(videos: pd.DataFrame, lists: dict | None) -> pd.DataFrame | None:
-    """What of the official lists is there: the reals of each part, and the fakes of each manipulation."""
+    """What of the official lists is there: the reals of each split, and the fakes of each manipulation."""
     if lists is None:
         return None
-    there = {method: set(rows.video) for method, rows in videos.groupby("method", sort=False)}
+    there = {manipulation: set(rows.video) for manipulation, rows in videos.groupby("manipulation", sort=False)}
     rows = []
-    for part, pairs in lists.items():
-        for method, names in there.items():
-            wanted = [name for a, b in pairs for name in ((a, b) if method == REAL else (f"{a}_{b}", f"{b}_{a}"))]
+    for split, pairs in lists.items():
+        for manipulation, names in there.items():
+            wanted = [name for a, b in pairs for name in ((a, b) if manipulation == REAL else (f"{a}_{b}", f"{b}_{a}"))]
             missing = [name for name in wanted if name not in names]
-            rows.append({"part": part, "method": method, "there": len(wanted) - len(missing), "listed": len(wanted),
+            rows.append({"split": split, "manipulation": manipulation, "there": len(wanted) - len(missing), "listed": len(wanted),
                          "missing": missing})
     return pd.DataFrame(rows)
 
@@ -177,7 +177,7 @@ def _head(inventory: Inventory) -> list[str]:
     lines = [f"{found.root}: layout {found.layout}; {counts.videos.sum()} videos, {_size(counts.bytes.sum())}"]
     for row in counts.itertuples():
         frames = f"{row.frames:>10} frames" if "frames" in counts else ""
-        name = f"{row.corpus:<10}{row.method:<20}{row.compression or '-':<6}"
+        name = f"{row.corpus:<10}{row.manipulation:<20}{row.compression or '-':<6}"
         lines.append(f"  {name}{row.videos:>7} videos{_size(row.bytes):>10}{frames}")
     if "frames" not in counts:
         lines.append("  frames not counted; --deep reads the header of every video")
@@ -196,7 +196,7 @@ def _lacks(inventory: Inventory) -> list[str]:
         lacking = {"the real of their target": row.without_target, "the real of their source": row.without_source,
                    "their reverse": row.without_reverse}
         said = [f"{len(names)} lack {what} ({_some(names)})" for what, names in lacking.items() if names]
-        lines.append(f"  {row.method:<20}{row.videos:>7} fakes: {'; '.join(said) or 'all partners are there'}")
+        lines.append(f"  {row.manipulation:<20}{row.videos:>7} fakes: {'; '.join(said) or 'all partners are there'}")
     return lines
 
 
@@ -204,22 +204,22 @@ def _takes(inventory: Inventory) -> list[str]:
     said = {"study": f"the study's split (first {PER_CLASS} videos a class)", "identity": "an identity-disjoint split",
             "official": "the official split"}
     lines = []
-    for regime, table in inventory.splits.items():
+    for protocol, table in inventory.splits.items():
         if isinstance(table, str):
-            lines.append(f"{said[regime]} cannot be made: {table}")
+            lines.append(f"{said[protocol]} cannot be made: {table}")
             continue
-        lines.append(f"{said[regime]}:")
-        for part, row in table.iterrows():
-            lines.append(f"  {part:<12}" + ", ".join(f"{name} {count}" for name, count in row.items() if count))
-    if "part" in inventory.found.videos:
-        parts = inventory.found.videos.groupby("part").label.agg(["size", "sum"])
-        lines.append("the corpus's own parts: " + ", ".join(
-            f"{part} {row['size'] - row['sum']:.0f} real and {row['sum']:.0f} fake" for part, row in parts.iterrows()))
+        lines.append(f"{said[protocol]}:")
+        for split, row in table.iterrows():
+            lines.append(f"  {split:<12}" + ", ".join(f"{name} {count}" for name, count in row.items() if count))
+    if "split" in inventory.found.videos:
+        split_table = inventory.found.videos.groupby("split").label.agg(["size", "sum"])
+        lines.append("the corpus's own splits: " + ", ".join(
+            f"{split} {row['size'] - row['sum']:.0f} real and {row['sum']:.0f} fake" for split, row in split_table.iterrows()))
     if inventory.official is not None:
         lines.append("of the official lists there are:")
-        for part, rows in inventory.official.groupby("part", sort=False):
-            lines.append(f"  {part:<12}" + ", ".join(
-                f"{row.method} {row.there} of {row.listed}" + (f" (missing {_some(row.missing)})" if row.missing else "")
+        for split, rows in inventory.official.groupby("split", sort=False):
+            lines.append(f"  {split:<12}" + ", ".join(
+                f"{row.manipulation} {row.there} of {row.listed}" + (f" (missing {_some(row.missing)})" if row.missing else "")
                 for row in rows.itertuples()))
     return lines
 

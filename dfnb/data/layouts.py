@@ -14,12 +14,11 @@ from pathlib import Path
 
 import pandas as pd
 
-from dfnb import UserError
+from dfnb import SPLITS, UserError
 
 REAL = "real"
 COMPRESSIONS = ("raw", "c23", "c40")
-PARTS = ("train", "validation", "test")
-EVERYTHING = ["corpus", "method", "compression", "video", "label", "target", "source", "path", "problem"]
+EVERYTHING = ["corpus", "manipulation", "compression", "video", "label", "target", "source", "path", "problem"]
 NO_TEXT = re.compile(r"[\x00-\x1f\x7f\ud800-\udfff]")  # control characters, and bytes that are no UTF-8
 ID = r"[^_\s]+"  # a blank in a name marks a stray copy, such as "000 (1).mp4": it would be a leak
 NAMES = {  # (corpus, is it real) -> pattern of a file's stem, and how to say it
@@ -34,10 +33,10 @@ NAMES = {  # (corpus, is it real) -> pattern of a file's stem, and how to say it
 
 @dataclass(frozen=True)
 class Found:
-    """What lies at a root: `videos` has the columns `EVERYTHING`, and part and person where they are known.
+    """What lies at a root: `videos` has the columns `EVERYTHING`, and split and person where they are known.
 
     compression is "" where the layout does not tell it; problem is "" or a sentence on why the row cannot be used; a
-    row whose class is not known has the method "". `notes` are sentences on what is odd and stops nothing.
+    row whose class is not known has the manipulation "". `notes` are sentences on what is odd and stops nothing.
     """
 
     root: Path
@@ -60,7 +59,7 @@ def read(root: Path, layout: str | None = None) -> Found:
         videos = pd.DataFrame(list(LAYOUTS[layout].rows(root, notes)))
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise UserError(f"the corpus at {root} (layout {layout}) cannot be read: {error}") from error
-    videos = videos.reindex(columns=[*EVERYTHING, *(name for name in ("part", "person") if name in videos)])
+    videos = videos.reindex(columns=[*EVERYTHING, *(name for name in ("split", "person") if name in videos)])
     return Found(root, layout, videos, notes)
 
 
@@ -84,19 +83,19 @@ def recognise(root: Path) -> str:
 
 # ------------------------------------------------------------------- FaceForensics++
 def _official(root: Path, notes: list[str]) -> Iterator[dict]:
-    """{original,manipulated}_sequences/<youtube, actors or method>/<compression>/videos; masks are left out."""
+    """{original,manipulated}_sequences/<youtube, actors or manipulation>/<compression>/videos; masks are left out."""
     for place in sorted(root.glob("*_sequences/*/*/videos")):
         above, name, compression = place.parts[-4:-1]
-        method = {"original_sequences": REAL, "manipulated_sequences": name}.get(above)
-        if compression in COMPRESSIONS and method and not name.startswith("."):
-            yield from _shelf(place, _ff(root, name), method, compression)
+        manipulation = {"original_sequences": REAL, "manipulated_sequences": name}.get(above)
+        if compression in COMPRESSIONS and manipulation and not name.startswith("."):
+            yield from _shelf(place, _ff(root, name), manipulation, compression)
 
 
 def _flat(root: Path, notes: list[str]) -> Iterator[dict]:
-    """<original, actors or method>/*.mp4, as widely used copies have it."""
+    """<original, actors or manipulation>/*.mp4, as widely used copies have it."""
     for place in _folders(root):
-        method = REAL if place.name in ("original", "actors") else place.name
-        yield from _shelf(place, _ff(root, place.name), method)
+        manipulation = REAL if place.name in ("original", "actors") else place.name
+        yield from _shelf(place, _ff(root, place.name), manipulation)
 
 
 def _ff(root: Path, name: str) -> str:
@@ -111,11 +110,11 @@ def _celeb(root: Path, notes: list[str]) -> Iterator[dict]:
     """Celeb-real/id0_0000, YouTube-real/00000, Celeb-synthesis/id0_id1_0000: ids are persons, not videos."""
     listed = _testing(root / "List_of_testing_videos.txt")
     for folder in ("Celeb-real", "YouTube-real", "Celeb-synthesis"):
-        method = "Celeb-synthesis" if folder == "Celeb-synthesis" else REAL
-        for row in _shelf(root / folder, "Celeb-DF", method):
+        manipulation = "Celeb-synthesis" if folder == "Celeb-synthesis" else REAL
+        for row in _shelf(root / folder, "Celeb-DF", manipulation):
             if listed is not None:
                 label = listed.pop(f"{folder}/{row['video']}", None)
-                row["part"] = "train" if label is None else "test"
+                row["split"] = "train" if label is None else "test"
                 if label not in (None, row["label"]):
                     row["problem"] = f"List_of_testing_videos.txt says label {label} of {row['path']}; correct one of them"
             yield row
@@ -146,9 +145,9 @@ def _dfdc(root: Path, notes: list[str]) -> Iterator[dict]:
                 problem = f"{where}, which is not there; fetch it or take its entry out"
             video = os.path.splitext(name)[0]
             original = os.path.splitext((label and about.get("original")) or name)[0]
-            method = {0: REAL, 1: "DFDC"}.get(label, "")
-            row = _row("DFDC", method, video, label, original, None, file.parent / name, problem)
-            yield row | ({"part": about["split"]} if label is not None and about.get("split") in PARTS else {})
+            manipulation = {0: REAL, 1: "DFDC"}.get(label, "")
+            row = _row("DFDC", manipulation, video, label, original, None, file.parent / name, problem)
+            yield row | ({"split": about["split"]} if label is not None and about.get("split") in SPLITS else {})
 
 
 def _metadata(root: Path) -> list[Path]:
@@ -165,15 +164,15 @@ def _json(file: Path) -> dict:
 
 # ------------------------------------------------------------------- a manifest
 def _manifest(root: Path, notes: list[str]) -> Iterator[dict]:
-    """A CSV of path and label; method, target, source, part, person where known. Ids are texts: 007 stays 007."""
+    """A CSV of path and label; manipulation, target, source, split, person where known. Ids are texts: 007 stays 007."""
     file = root if root.is_file() else root / "manifest.csv"
     with file.open(newline="", encoding="utf-8-sig") as lines:
         reader = csv.DictReader(lines)
         if lacking := {"path", "label"} - set(reader.fieldnames or ()):
             raise UserError(f"{file} lacks the column {' and '.join(sorted(lacking))}; its first line names the columns: "
-                            "path,label and, where known, method,target,source,part,person")
+                            "path,label and, where known, manipulation,target,source,split,person")
         found = [_entry(file, reader.line_num, entry) for entry in reader]
-    stems = pd.Series([(row["method"], row["video"].rpartition("/")[2]) for row in found], dtype=object)
+    stems = pd.Series([(row["manipulation"], row["video"].rpartition("/")[2]) for row in found], dtype=object)
     shared = stems.duplicated(keep=False)
     alone = [row["video"] for row in found if row["label"] and row["target"] is None]
     for row, (_, stem), twice in zip(found, stems, shared, strict=True):
@@ -186,7 +185,7 @@ def _manifest(root: Path, notes: list[str]) -> Iterator[dict]:
 
 def _entry(file: Path, line: int, entry: dict) -> dict:
     """One line of a manifest, its video named by the path without ending; what is wrong with it is its problem."""
-    names = ("path", "label", "method", "target", "source", "part", "person")
+    names = ("path", "label", "manipulation", "target", "source", "split", "person")
     given = {name: (entry.get(name) or "").strip() for name in names}
     label = {"0": 0, "real": 0, "1": 1, "fake": 1}.get(given["label"].lower())
     path = file.parent / given["path"]
@@ -195,23 +194,23 @@ def _entry(file: Path, line: int, entry: dict) -> dict:
         wrong = f"the label is {given['label']!r}, but must be 0 or real, 1 or fake"
     elif not given["path"] or not path.is_file():
         wrong = f"there is no file {path}"
-    elif given["part"] not in ("", *PARTS):
-        wrong = f"the part is {given['part']!r}, but must be one of {', '.join(PARTS)} or empty"
-    elif label and given["method"] == REAL:
-        wrong = "a fake cannot have the method real"
-    elif not re.fullmatch(r"[A-Za-z0-9_-]*", given["method"]):
-        wrong = f"the method is {given['method']!r}, but may hold letters, digits, - and _ only"
-    method = {None: "", 0: REAL, 1: given["method"] or "fake"}[label]
+    elif given["split"] not in ("", *SPLITS):
+        wrong = f"the split is {given['split']!r}, but must be one of {', '.join(SPLITS)} or empty"
+    elif label and given["manipulation"] == REAL:
+        wrong = "a fake cannot have the manipulation real"
+    elif not re.fullmatch(r"[A-Za-z0-9_-]*", given["manipulation"]):
+        wrong = f"the manipulation is {given['manipulation']!r}, but may hold letters, digits, - and _ only"
+    manipulation = {None: "", 0: REAL, 1: given["manipulation"] or "fake"}[label]
     name = file.parent.name if file.stem == "manifest" else file.stem
-    row = _row(name, method, os.path.splitext(given["path"])[0], label, given["target"] or None, given["source"] or None,
+    row = _row(name, manipulation, os.path.splitext(given["path"])[0], label, given["target"] or None, given["source"] or None,
                path, f"row {line} of {file}: {wrong}; correct it" if wrong else "")
-    return row | {name: given[name] or None for name in ("part", "person") if name in entry}
+    return row | {name: given[name] or None for name in ("split", "person") if name in entry}
 
 
 # ------------------------------------------------------------------- rows
-def _shelf(folder: Path, corpus: str, method: str, compression: str = "") -> Iterator[dict]:
+def _shelf(folder: Path, corpus: str, manipulation: str, compression: str = "") -> Iterator[dict]:
     """One row for each .mp4 of a folder, by name."""
-    pattern, said = NAMES["FF++" if corpus == "demo" else corpus, method == REAL]
+    pattern, said = NAMES["FF++" if corpus == "demo" else corpus, manipulation == REAL]
     for name in sorted(os.listdir(folder)) if folder.is_dir() else []:
         stem, ending = os.path.splitext(name)
         if ending.lower() != ".mp4" or name.startswith("."):
@@ -221,12 +220,12 @@ def _shelf(folder: Path, corpus: str, method: str, compression: str = "") -> Ite
         problem = "" if match else f"{path} is not named {said}.mp4; rename or remove it"
         if NO_TEXT.search(name):  # it is printed, hashed and stored as text
             problem = f"the name of the video {path!r} is no text; rename or remove it"
-        yield _row(corpus, method, stem, int(method != REAL), ids.get("target") or stem, ids.get("source"), path, problem,
+        yield _row(corpus, manipulation, stem, int(manipulation != REAL), ids.get("target") or stem, ids.get("source"), path, problem,
                    compression)
 
 
-def _row(corpus, method, video, label, target, source, path, problem, compression="") -> dict:
-    values = (corpus, method, compression, video, label, target, source, str(path), problem)
+def _row(corpus, manipulation, video, label, target, source, path, problem, compression="") -> dict:
+    values = (corpus, manipulation, compression, video, label, target, source, str(path), problem)
     return {name: value.encode(errors="backslashreplace").decode() if isinstance(value, str) else value
             for name, value in zip(EVERYTHING, values, strict=True)}  # a table holds no name that is no text
 

@@ -14,8 +14,7 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-from dfnb import UserError
-from dfnb.data.identity import KEY
+from dfnb import KEY, UserError
 
 REFERENCE = "identity"
 ROLES = ("a", "b", "ab", "ba")  # the videos of a pair: two reals, the fake with target a, the one with target b
@@ -34,17 +33,17 @@ class Pair(NamedTuple):
     a: str
     b: str
 
-    def video(self, role: str, method: str) -> tuple[str, str, str, str]:
-        """(corpus, method, target, source) of one of its videos; reals have the source ""."""
+    def video(self, role: str, manipulation: str) -> tuple[str, str, str, str]:
+        """(corpus, manipulation, target, source) of one of its videos; reals have the source ""."""
         target, *source = (getattr(self, name) for name in role)
-        return self.corpus, method if source else "real", target, "".join(source)
+        return self.corpus, manipulation if source else "real", target, "".join(source)
 
 
 def design(
     frames: pd.DataFrame,
     *,
-    train_method: str = "FaceSwap",
-    test_methods: Sequence[str] = ("NeuralTextures",),
+    train_manipulation: str = "FaceSwap",
+    test_manipulations: Sequence[str] = ("NeuralTextures",),
     pairs: int = 16,
     validation: int = 6,
     per_video: int = 4,
@@ -52,17 +51,17 @@ def design(
     seed: int = 0,
     leaky: Mapping[str, tuple] = ARMS,
 ) -> dict[str, pd.DataFrame]:
-    """Return the parts table of each arm of `leaky`: corpus, method, video, frame, part.
+    """Return the splits table of each arm of `leaky`: corpus, manipulation, video, frame, split.
 
     `frames` is a crop store's table of kept frames. `pairs` test pairs (half test their real, half their fake, by
-    the train method and every test method) and as many twins; `validation` pairs validate in all arms. `per_video`
+    the train manipulation and every test manipulation) and as many twins; `validation` pairs validate in all arms. `per_video`
     frames of a video train, as many test. The folds of one seed walk through the pairs: none is tested twice until
     all were. Raises UserError for sizes that the corpus does not allow.
     """
     if pairs < 2 or pairs % 2 or validation < 1 or per_video < 1:
         raise UserError("pairs must be an even number of at least 2, validation and per_video at least 1; got "
                         f"{pairs}, {validation} and {per_video}")
-    found = closed_pairs(frames, [train_method, *test_methods], 2 * per_video)
+    found = closed_pairs(frames, [train_manipulation, *test_manipulations], 2 * per_video)
     if len(found) < (needed := 2 * pairs + validation):
         raise UserError(f"the arms need {needed} closed pairs with {2 * per_video} kept frames a video (2 x {pairs} and "
                         f"{validation} for validation), the corpus has {len(found)}; lower pairs or use more videos")
@@ -71,31 +70,31 @@ def design(
     found = [found[at] for at in np.roll(rng.permutation(len(found)), -fold * pairs)]
     tested, twins, checked = found[:pairs], found[pairs : 2 * pairs], found[2 * pairs : needed]
     halves = np.arange(pairs) * 2 // pairs  # 0: the real is tested, 1: the fake
-    fakes = [train_method, *test_methods]
-    rows = [(*pair.video(role, method), "test", 0) for pair, half in zip(tested, halves, strict=True)
-            for role, method in ([("ab", name) for name in fakes] if half else [("a", "real")])]
-    rows += [(*pair.video(role, train_method), "validation", 1) for pair in checked for role in ROLES]
+    fakes = [train_manipulation, *test_manipulations]
+    rows = [(*pair.video(role, manipulation), "test", 0) for pair, half in zip(tested, halves, strict=True)
+            for role, manipulation in ([("ab", name) for name in fakes] if half else [("a", "real")])]
+    rows += [(*pair.video(role, train_manipulation), "validation", 1) for pair in checked for role in ROLES]
     chosen = _halves(frames, per_video)
     tables = {}
     for arm, leaks in leaky.items():
-        train = [((pair if role in leaks[half] else twin).video(role, train_method))
+        train = [((pair if role in leaks[half] else twin).video(role, train_manipulation))
                  for pair, twin, half in zip(tested, twins, halves, strict=True) for role in ROLES]
         tables[arm] = _parts([*rows, *((*video, "train", 1) for video in train)], chosen)
     return tables
 
 
-def closed_pairs(frames: pd.DataFrame, methods: Sequence[str], least: int) -> list[Pair]:
-    """Return the first closed pair of each identity group: both reals, and both fakes by every method.
+def closed_pairs(frames: pd.DataFrame, manipulations: Sequence[str], least: int) -> list[Pair]:
+    """Return the first closed pair of each identity group: both reals, and both fakes by every manipulation.
 
     Videos with fewer than `least` kept frames do not count.
     """
-    counts = frames.fillna({"source": ""}).groupby(["corpus", "group", "method", "target", "source"]).size()
+    counts = frames.fillna({"source": ""}).groupby(["corpus", "group", "manipulation", "target", "source"]).size()
     videos = counts[counts >= least].reset_index()
-    there = set(videos[["corpus", "method", "target", "source"]].itertuples(index=False, name=None))
+    there = set(videos[["corpus", "manipulation", "target", "source"]].itertuples(index=False, name=None))
     found = []
-    for (corpus, _), reals in videos[videos["method"] == "real"].groupby(["corpus", "group"]):
+    for (corpus, _), reals in videos[videos["manipulation"] == "real"].groupby(["corpus", "group"]):
         for pair in (Pair(corpus, *ids) for ids in combinations(sorted(reals["target"]), 2)):
-            if all(pair.video(role, method) in there for method in methods for role in ROLES):
+            if all(pair.video(role, manipulation) in there for manipulation in manipulations for role in ROLES):
                 found.append(pair)
                 break
     return found
@@ -113,7 +112,7 @@ def _halves(frames: pd.DataFrame, per_video: int) -> pd.DataFrame:
 
 
 def _parts(rows: list[tuple], chosen: pd.DataFrame) -> pd.DataFrame:
-    """Return the parts table of (corpus, method, target, source, part, half) rows."""
-    named = pd.DataFrame(rows, columns=["corpus", "method", "target", "source", "part", "half"])
-    parts = named.merge(chosen, on=["corpus", "method", "target", "source", "half"])
-    return parts[[*KEY, "frame", "part"]].sort_values([*KEY, "frame"], ignore_index=True)
+    """Return the splits table of (corpus, manipulation, target, source, split, half) rows."""
+    named = pd.DataFrame(rows, columns=["corpus", "manipulation", "target", "source", "split", "half"])
+    split_table = named.merge(chosen, on=["corpus", "manipulation", "target", "source", "half"])
+    return split_table[[*KEY, "frame", "split"]].sort_values([*KEY, "frame"], ignore_index=True)

@@ -5,22 +5,23 @@ import copy
 import numpy as np
 import pandas as pd
 
-from dfnb.data.crops import KEY, CropView
+from dfnb import KEY
+from dfnb.data.crops import CropView
 
 
-def shuffled(view: CropView, parts: pd.DataFrame, *, seed: int) -> CropView:
+def shuffled(view: CropView, split_table: pd.DataFrame, *, seed: int) -> CropView:
     """The same crops, but half of each class's training and validation videos carry the other label.
 
     Exactly half: a free permutation leaves a chance correlation with the true label, which a detector then finds.
     Test labels stay as they are; ValueError where a test video trains too.
     """
     rng, flipped = np.random.default_rng(seed), []
-    videos = parts.drop_duplicates([*KEY, "part"]).sort_values(KEY)
-    learnt = videos[videos["part"] != "test"]
-    for _, rows in learnt.groupby(["part", learnt["method"] == "real"]):
+    videos = split_table.drop_duplicates([*KEY, "split"]).sort_values(KEY)
+    learnt = videos[videos["split"] != "test"]
+    for _, rows in learnt.groupby(["split", learnt["manipulation"] == "real"]):
         flipped.append(rows.iloc[rng.permutation(len(rows))[: len(rows) // 2]])
     keys = pd.MultiIndex.from_frame(pd.concat(flipped)[KEY])
-    if keys.isin(pd.MultiIndex.from_frame(videos.loc[videos["part"] == "test", KEY])).any():
+    if keys.isin(pd.MultiIndex.from_frame(videos.loc[videos["split"] == "test", KEY])).any():
         raise ValueError("labels can only be shuffled where no test video trains")
     flip = pd.MultiIndex.from_frame(view.frames[KEY]).isin(keys)
     view = copy.copy(view)
@@ -41,6 +42,6 @@ def background(view: CropView, margin: float) -> CropView:
 
 
 def missing(all_frames: pd.DataFrame) -> pd.DataFrame:
-    """Return the share of lost frames of each video as its score: corpus, method, video, group, label, score."""
+    """Return the share of lost frames of each video as its score: corpus, manipulation, video, group, label, score."""
     lost = all_frames.assign(score=(all_frames["row"] < 0).astype(float))
     return lost.groupby([*KEY, "group", "label"], as_index=False)["score"].mean()

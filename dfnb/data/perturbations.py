@@ -7,9 +7,9 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from dfnb import UserError
+from dfnb import KEY, UserError
 from dfnb.data import encoding
-from dfnb.data.crops import KEY, CropView
+from dfnb.data.crops import CropView
 
 
 @dataclass(frozen=True)

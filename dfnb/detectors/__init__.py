@@ -1,4 +1,4 @@
-"""The detectors of the study: `METHODS` maps a name to a module with `fit` and `load`.
+"""The detectors of the study: `DETECTORS` maps a name to a module with `fit` and `load`.
 
 fit(train, validation, *, clip, seed, **options) -> Detector, load(folder, clip) -> Detector.
 """
@@ -26,11 +26,11 @@ NAMES = (
     "multimodal",
     "baselines",
 )
-METHODS = {name: import_module(f"dfnb.detectors.{name}") for name in NAMES}
+DETECTORS = {name: import_module(f"dfnb.detectors.{name}") for name in NAMES}
 
 
 class Detector(Protocol):
-    """A fitted method."""
+    """A fitted detector."""
 
     trainable: int  # number of trained parameters
     history: list[dict]  # one row per epoch or candidate
@@ -42,8 +42,8 @@ class Detector(Protocol):
 
 
 def load(folder: Path, clip: Clip) -> Detector:
-    """The detector that lies in a folder, by whatever method its card names."""
-    method = base.peek(folder)["method"]
-    if method not in METHODS:
-        raise UserError(f"{folder} was fitted by {method!r}, which is none of {', '.join(METHODS)}")
-    return METHODS[method].load(folder, clip)
+    """The detector that lies in a folder, by the name on its card."""
+    name = base.peek(folder)["detector"]
+    if name not in DETECTORS:
+        raise UserError(f"{folder} was fitted by {name!r}, which is none of {', '.join(DETECTORS)}")
+    return DETECTORS[name].load(folder, clip)

@@ -15,10 +15,10 @@ CARD, ADAPTER = "detector.json", "adapter"
 DOMAIN = "training_domain.json"  # the card's entry "domain", long numbers that nobody reads
 
 
-def card(method: str, clip: Clip, trainable: int, history: list[dict], **options) -> dict:
-    """What a detector says of itself: its method, the CLIP it was fitted on, its options and its history."""
+def card(detector: str, clip: Clip, trainable: int, history: list[dict], **options) -> dict:
+    """What a detector says of itself: its name, the CLIP it was fitted on, its options and its history."""
     base = {"name": clip.name, "fingerprint": clip.fingerprint, "size": clip.size}
-    return {"method": method, "base": base, "trainable": trainable, "options": options, "history": history}
+    return {"detector": detector, "base": base, "trainable": trainable, "options": options, "history": history}
 
 
 def write_card(folder: Path, content: dict) -> None:
@@ -48,7 +48,7 @@ def peek(folder: Path) -> dict:
         raise UserError(f"{folder} holds no detector: {CARD} is missing; give the folder that `save` wrote")
     try:
         content = json.loads(path.read_text())
-        str.join("", (content["method"], content["base"]["name"], content["base"]["fingerprint"]))  # all three are texts
+        str.join("", (content["detector"], content["base"]["name"], content["base"]["fingerprint"]))  # all three are texts
         if (domain := path.with_name(DOMAIN)).is_file():
             content["domain"] = json.loads(domain.read_text())
     except (ValueError, KeyError, TypeError) as error:
@@ -56,12 +56,12 @@ def peek(folder: Path) -> dict:
     return content
 
 
-def read_card(folder: Path, method: str, clip: Clip) -> dict:
-    """The card of a saved detector, after checking that it is of this method and of this CLIP."""
+def read_card(folder: Path, name: str, clip: Clip) -> dict:
+    """The card of a saved detector, after checking that it is of this detector and of this CLIP."""
     content = peek(folder)
-    made_by, known = content["method"], (content["base"]["name"], content["base"]["fingerprint"])
-    if made_by != method:
-        raise UserError(f"{folder} holds a {made_by!r} detector, not {method!r}; load it as {made_by!r}")
+    made_by, known = content["detector"], (content["base"]["name"], content["base"]["fingerprint"])
+    if made_by != name:
+        raise UserError(f"{folder} holds a {made_by!r} detector, not {name!r}; load it as {made_by!r}")
     if known[1] != clip.fingerprint:
         raise UserError(
             f"{folder} was fitted on the CLIP {known[0]!r} ({known[1]}), "

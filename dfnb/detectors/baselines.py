@@ -9,14 +9,13 @@ import safetensors.numpy
 import scipy.special
 from sklearn.linear_model import LogisticRegression
 
-from dfnb import UserError, files
-from dfnb.data.crops import KEY
+from dfnb import KEY, UserError, files
 from dfnb.detectors import training
 from dfnb.detectors.base import card, check_keys, read_card, read_tensors, write_card
 from dfnb.models.clip import Clip
 
 WEIGHTS, BATCH = "trivial.safetensors", 1024  # crops held in memory at a time
-KINDS = {  # kind -> how many numbers it learns from the training part
+KINDS = {  # kind -> how many numbers it learns from the training split
     "constant": 0,  # always "fake"
     "prior": 1,  # the share of fakes in training
     "missingness": 0,  # the share of the video's frames in which no face was kept

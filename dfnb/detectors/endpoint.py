@@ -66,10 +66,10 @@ class Endpoint:
     at_once: int = 4
 
     def __post_init__(self):
-        parts = urlsplit(self.base_url)
-        if parts.username or parts.password or parts.query:
+        split_table = urlsplit(self.base_url)
+        if split_table.username or split_table.password or split_table.query:
             raise UserError(f"base_url must hold no user, password or query; the key goes into ${KEY}")
-        if parts.scheme not in ("http", "https") or not parts.hostname:
+        if split_table.scheme not in ("http", "https") or not split_table.hostname:
             raise UserError(f"base_url must be such as http://localhost:8000/v1, got {self.base_url!r}")
         for name, least in (("timeout", 0.001), ("retries", 0), ("at_once", 1)):
             if not getattr(self, name) >= least:

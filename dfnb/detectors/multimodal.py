@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from dfnb import UserError
+from dfnb import KEY, UserError
 from dfnb.data import crop_cache
 from dfnb.detectors.base import card, read_card, write_card
 from dfnb.detectors.endpoint import ANSWERS, Endpoint, classify, data_url
@@ -22,7 +22,6 @@ PROMPT = (
     "Tell me if there are synthesis artifacts in the face or not. Must return with 1) yes or no only; "
     "2) if yes, explain where the artifacts exist by answering in [region, artifacts] form."
 )
-VIDEO = ["corpus", "method", "video"]
 
 
 class NoEndpoint(UserError):
@@ -68,7 +67,7 @@ class Multimodal:
         self._announce(len(missing), [kept["seconds"] for kept in found.values() if kept])
         for _ in self.endpoint.ask(list(missing.values())):
             self.calls += 1
-        table = crops.frames.iloc[[row for row, _ in wanted]][[*VIDEO, "frame", "label"]].reset_index(drop=True)
+        table = crops.frames.iloc[[row for row, _ in wanted]][[*KEY, "frame", "label"]].reset_index(drop=True)
         told = [self.endpoint.known(hashes[row], repeat) for row, repeat in wanted]
         answers = [classify(kept["text"], refused=kept["refused"]) for kept in told]
         table[["row", "repeat"]] = wanted
@@ -78,7 +77,7 @@ class Multimodal:
     def _asked(self, crops) -> np.ndarray:
         """Rows of at most `frames` crops of each video, evenly spaced."""
         most, rows = self.card["options"]["frames"], []
-        for here in crops.frames.groupby(VIDEO, sort=False).indices.values():
+        for here in crops.frames.groupby(KEY, sort=False).indices.values():
             count = min(most, len(here))
             rows.append(here[(np.arange(count) * len(here) + len(here) // 2) // count])
         return np.sort(np.concatenate(rows))
@@ -136,7 +135,7 @@ def page(crops, told: pd.DataFrame) -> str:
     sections = []
     for row, here in told.groupby("row", sort=False):
         first = here.iloc[0]
-        name = html.escape(f"{first.method} {first.video}, frame {first.frame}")
+        name = html.escape(f"{first.manipulation} {first.video}, frame {first.frame}")
         said = "".join(f"<li>{html.escape(f'{one.answer}: {one.explanation}')}</li>" for one in here.itertuples())
         picture = f'<img width="128" alt="" src="{data_url(crops.images(np.array([row]))[0])}">'
         sections.append(f"<tr><td>{picture}<br>{name}</td><td><ul>{said}</ul></td></tr>")

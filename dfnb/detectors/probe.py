@@ -41,9 +41,9 @@ class Probe:
 def fit(
     train, validation, *, clip: Clip, seed: int = 0, features: str = "projected", cs: tuple[float, ...] = CS
 ) -> Probe:
-    """Fit one probe per C on the training part and keep the one with the best validation AUC of frames.
+    """Fit one probe per C on the training split and keep the one with the best validation AUC of frames.
 
-    Features are standardised with the training part's mean and deviation (folded into w and b afterwards), so
+    Features are standardised with the training split's mean and deviation (folded into w and b afterwards), so
     that one grid of C serves both kinds of features; classes weigh the same; of equal AUCs the smaller
     loss is taken. Nothing is drawn: `seed` has no effect.
     """

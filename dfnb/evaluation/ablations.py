@@ -10,7 +10,7 @@ from scipy.stats import t as student
 
 from dfnb.evaluation import published
 
-PARTS = ["validation", "test"]
+SPLITS = ["validation", "test"]
 FACTORS = ["rank", "alpha", "dropout", "blocks", "fraction"]
 EFFECTS = {  # a factor, and the unit in which its effect is told: a change by one of the column
     "rank, doubled": lambda runs: np.log2(runs["rank"]),
@@ -76,7 +76,7 @@ ORDER = ["best", "most_parameters", "fewest_parameters", "dropout_0", "dropout_0
          "median_AUC"]
 
 
-def main_effects(table: pd.DataFrame, value: str, level: float = 0.95) -> pd.DataFrame:
+def main_effects(table: pd.DataFrame, value: str, confidence: float = 0.95) -> pd.DataFrame:
     """The change of `value` per unit of each factor of EFFECTS: effect, low, high, runs, reason; index factor.
 
     Least squares on all finished runs given, with an intercept for every split seed, so that splits are compared
@@ -93,7 +93,7 @@ def main_effects(table: pd.DataFrame, value: str, level: float = 0.95) -> pd.Dat
     found = {name: {"reason": "takes one value only"} for name in columns}
     found |= {name: {"reason": reason} for name in varied}
     if not reason:
-        effects, half = _fit(design, done[value].to_numpy(float), left, level)
+        effects, half = _fit(design, done[value].to_numpy(float), left, confidence)
         found |= {name: {"effect": effects[at], "low": effects[at] - half[at], "high": effects[at] + half[at], "reason": ""}
                   for at, name in enumerate(varied, start=len(seeds))}
     rows = pd.DataFrame.from_dict(found, orient="index").reindex(columns=["effect", "low", "high", "reason"])
@@ -106,12 +106,12 @@ def _untellable(design: np.ndarray, left: int) -> str:
     return "" if np.linalg.matrix_rank(design) == design.shape[1] else "these factors were only varied together"
 
 
-def _fit(design: np.ndarray, values: np.ndarray, left: int, level: float) -> tuple[np.ndarray, np.ndarray]:
+def _fit(design: np.ndarray, values: np.ndarray, left: int, confidence: float) -> tuple[np.ndarray, np.ndarray]:
     """Least-squares coefficients (k,) and the half widths of their intervals."""
     inverse = np.linalg.inv(design.T @ design)
     effects = inverse @ design.T @ values
     variance = ((values - design @ effects) ** 2).sum() / left
-    return effects, student.ppf((1 + level) / 2, left) * np.sqrt(variance * np.diag(inverse))
+    return effects, student.ppf((1 + confidence) / 2, left) * np.sqrt(variance * np.diag(inverse))
 
 
 def verdict(grid: pd.DataFrame, pick: pd.Series | None, luck: dict) -> str:

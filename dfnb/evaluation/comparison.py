@@ -29,7 +29,7 @@ def paired_bootstrap(
     second: ArrayLike,
     groups: ArrayLike,
     *,
-    level: float = 0.95,
+    confidence: float = 0.95,
     draws: int = DRAWS,
     seed: int = 0,
 ) -> Interval:
@@ -37,7 +37,7 @@ def paired_bootstrap(
     drawn, value, reason = _differences(labels, first, second, groups, draws, seed)
     if reason:
         return Interval(value, NAN, NAN, "paired cluster bootstrap", reason)
-    return Interval(value, *percentiles(drawn, level), "paired cluster bootstrap")
+    return Interval(value, *percentiles(drawn, confidence), "paired cluster bootstrap")
 
 
 def paired_permutation(
@@ -71,7 +71,7 @@ def paired_permutation(
 
 
 def paired_delong(
-    labels: ArrayLike, first: ArrayLike, second: ArrayLike, level: float = 0.95
+    labels: ArrayLike, first: ArrayLike, second: ArrayLike, confidence: float = 0.95
 ) -> dict[str, float]:
     """Return DeLong's paired test (1988): difference, standard error, low, high and two-sided p.
 
@@ -83,7 +83,7 @@ def paired_delong(
     error = max(float(covariance[0, 0] + covariance[1, 1] - 2 * covariance[0, 1]), 0.0) ** 0.5
     if not error > 0:
         return {"difference": difference, "error": NAN, "low": NAN, "high": NAN, "p": NAN}
-    half = float(norm.ppf((1 + level) / 2)) * error
+    half = float(norm.ppf((1 + confidence) / 2)) * error
     return {
         "difference": difference,
         "error": error,
@@ -93,9 +93,9 @@ def paired_delong(
     }
 
 
-def detectable_difference(error: float, *, level: float = 0.95, power: float = POWER) -> float:
+def detectable_difference(error: float, *, confidence: float = 0.95, power: float = POWER) -> float:
     """Return the true difference that a two-sided test finds with this power, from its standard error."""
-    return float((norm.ppf((1 + level) / 2) + norm.ppf(power)) * error)
+    return float((norm.ppf((1 + confidence) / 2) + norm.ppf(power)) * error)
 
 
 def compare(
@@ -104,7 +104,7 @@ def compare(
     second: ArrayLike,
     groups: ArrayLike,
     *,
-    level: float = 0.95,
+    confidence: float = 0.95,
     draws: int = DRAWS,
     seed: int = 0,
 ) -> dict[str, float | str]:
@@ -117,8 +117,8 @@ def compare(
     if not len(labels) == len(first) == len(second) == len(groups):
         raise UserError("a paired comparison needs the same videos in the same order for both models")
     drawn, difference, reason = _differences(labels, first, second, groups, draws, seed)
-    low, high = (NAN, NAN) if reason else percentiles(drawn, level)
-    second_opinion = paired_delong(labels, first, second, level)
+    low, high = (NAN, NAN) if reason else percentiles(drawn, confidence)
+    second_opinion = paired_delong(labels, first, second, confidence)
     row = {
         "AUC_first": metrics.auc(labels, first),
         "AUC_second": metrics.auc(labels, second),
@@ -129,13 +129,13 @@ def compare(
         "p_delong": second_opinion["p"],
         "delong_low": second_opinion["low"],
         "delong_high": second_opinion["high"],
-        "detectable": NAN if reason else detectable_difference(float(drawn.std(ddof=1)), level=level),
+        "detectable": NAN if reason else detectable_difference(float(drawn.std(ddof=1)), confidence=confidence),
         "reals": int((labels == 0).sum()),
         "fakes": int((labels == 1).sum()),
         "groups": len(np.unique(np.asarray(groups))),
         "reason": reason,
     }
-    return {**row, "says": _sentence(row, level)}
+    return {**row, "says": _sentence(row, confidence)}
 
 
 def seed_spread(
@@ -143,7 +143,7 @@ def seed_spread(
     scores: Sequence[ArrayLike],
     groups: ArrayLike,
     *,
-    level: float = 0.95,
+    confidence: float = 0.95,
     draws: int = DRAWS,
     seed: int = 0,
 ) -> dict[str, float]:
@@ -167,7 +167,7 @@ def seed_spread(
     }
     if not np.isnan(aucs).any() and not too_few_groups(labels, groups):
         drawn = bootstrap_aucs(labels, scores, groups, draws=draws, seed=seed).mean(axis=1)
-        low, high = percentiles(drawn, level)
+        low, high = percentiles(drawn, confidence)
         result |= {"sampling_sd": float(drawn.std(ddof=1)), "low": low, "high": high}
     return result
 
@@ -191,11 +191,11 @@ def _ranks(labels, first, second) -> np.ndarray | None:
     return np.array([rankdata(first), rankdata(second)])
 
 
-def _sentence(row: dict, level: float) -> str:
+def _sentence(row: dict, confidence: float) -> str:
     """Word the result; what is not significant is never called "no difference"."""
     if row["reason"]:
         return f"The difference has no interval: {row['reason']}."
-    seen = f"{row['difference']:+.3f}, {level:.0%} interval {row['low']:+.3f} to {row['high']:+.3f}"
+    seen = f"{row['difference']:+.3f}, {confidence:.0%} interval {row['low']:+.3f} to {row['high']:+.3f}"
     if row["low"] > 0 or row["high"] < 0:
         better = "first" if row["difference"] > 0 else "second"
         return f"The {better} model ranks these videos better ({seen})."

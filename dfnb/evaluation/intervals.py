@@ -32,23 +32,23 @@ class Interval(NamedTuple):
     reason: str = ""
 
 
-def newcombe(auc: ArrayLike, positives: ArrayLike, negatives: ArrayLike, level: float = 0.95):
+def newcombe(auc: ArrayLike, positives: ArrayLike, negatives: ArrayLike, confidence: float = 0.95):
     """Return (low, high), the score interval of an AUC with Hanley and McNeil's variance.
 
-    Newcombe (2006, Statistics in Medicine 25:559, method 5): the roots theta of (auc - theta)^2 = z^2
+    Newcombe (2006, Statistics in Medicine 25:559, manipulation 5): the roots theta of (auc - theta)^2 = z^2
     V(theta). It does not collapse at an AUC of 0 or 1. Takes numbers or arrays of one shape; NaN where a
     class is empty.
     """
     given = [np.asarray(value, float) for value in (auc, positives, negatives)]
     auc, positives, negatives = np.broadcast_arrays(*given)
     valid = (positives >= 1) & (negatives >= 1) & (auc >= 0) & (auc <= 1)
-    z = norm.ppf((1 + level) / 2)
+    z = norm.ppf((1 + confidence) / 2)
     low = np.where(valid, _score_bound(auc, positives, negatives, z), NAN)
     high = np.where(valid, 1 - _score_bound(1 - auc, positives, negatives, z), NAN)
     return (float(low), float(high)) if low.ndim == 0 else (low, high)
 
 
-def delong(labels: ArrayLike, scores: ArrayLike, level: float = 0.95, *, logit: bool = False) -> Interval:
+def delong(labels: ArrayLike, scores: ArrayLike, confidence: float = 0.95, *, logit: bool = False) -> Interval:
     """Return DeLong's interval (1988), on the logit scale by option; too narrow for few videos of a class."""
     kind = "logit-DeLong" if logit else "DeLong"
     value = metrics.auc(labels, scores)
@@ -57,7 +57,7 @@ def delong(labels: ArrayLike, scores: ArrayLike, level: float = 0.95, *, logit: 
     error = float(delong_covariance(labels, np.atleast_2d(scores))[0, 0]) ** 0.5
     if not error > 0:
         return Interval(value, NAN, NAN, kind, "DeLong's variance is 0 or undefined on this data")
-    z = float(norm.ppf((1 + level) / 2))
+    z = float(norm.ppf((1 + confidence) / 2))
     if logit:
         return Interval(value, *_on_logit_scale(value, z * error), kind)
     return Interval(value, max(0.0, value - z * error), min(1.0, value + z * error), kind)
@@ -82,7 +82,7 @@ def cluster_bootstrap(
     scores: ArrayLike,
     groups: ArrayLike,
     *,
-    level: float = 0.95,
+    confidence: float = 0.95,
     draws: int = DRAWS,
     seed: int = 0,
     percentile: bool = False,
@@ -103,8 +103,8 @@ def cluster_bootstrap(
             value, NAN, NAN, kind, "all draws have the same AUC, so the bootstrap shows no spread"
         )
     if percentile:
-        return Interval(value, *percentiles(drawn, level), kind)
-    quantile = float(student.ppf((1 + level) / 2, min(groups_per_class(labels, groups)) - 1))
+        return Interval(value, *percentiles(drawn, confidence), kind)
+    quantile = float(student.ppf((1 + confidence) / 2, min(groups_per_class(labels, groups)) - 1))
     return Interval(value, *_on_logit_scale(value, quantile * float(drawn.std(ddof=1))), kind)
 
 
@@ -113,7 +113,7 @@ def interval(
     scores: ArrayLike,
     groups: ArrayLike,
     *,
-    level: float = 0.95,
+    confidence: float = 0.95,
     draws: int = DRAWS,
     seed: int = 0,
 ) -> Interval:
@@ -123,11 +123,11 @@ def interval(
     """
     labels = np.asarray(labels)
     if min(groups_per_class(labels, groups)) >= ENOUGH_GROUPS:
-        found = cluster_bootstrap(labels, scores, groups, level=level, draws=draws, seed=seed)
+        found = cluster_bootstrap(labels, scores, groups, confidence=confidence, draws=draws, seed=seed)
         if not found.reason:
             return found
     value = metrics.auc(labels, scores)
-    bounds = newcombe(value, (labels == 1).sum(), (labels == 0).sum(), level)
+    bounds = newcombe(value, (labels == 1).sum(), (labels == 0).sum(), confidence)
     return Interval(value, *bounds, "Newcombe", metrics.undefined(labels, scores))
 
 
@@ -175,9 +175,9 @@ def weighted_auc(labels: ArrayLike, scores: ArrayLike) -> Callable[[np.ndarray],
     return auc
 
 
-def percentiles(drawn: np.ndarray, level: float) -> tuple[float, float]:
-    """Return the two percentiles that leave (1 - level) / 2 outside on each side."""
-    low, high = np.quantile(drawn, [(1 - level) / 2, (1 + level) / 2])
+def percentiles(drawn: np.ndarray, confidence: float) -> tuple[float, float]:
+    """Return the two percentiles that leave (1 - confidence) / 2 outside on each side."""
+    low, high = np.quantile(drawn, [(1 - confidence) / 2, (1 + confidence) / 2])
     return float(low), float(high)
 
 

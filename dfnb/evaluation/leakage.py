@@ -13,37 +13,38 @@ import pandas as pd
 from scipy.special import logit
 from sklearn.linear_model import LogisticRegression
 
+from dfnb import KEY
 from dfnb.data import splits
-from dfnb.data.identity import KEY, shown
+from dfnb.data.identity import shown
 from dfnb.data.leak_splits import ARMS, REFERENCE
 from dfnb.evaluation import intervals, metrics
 
 NAN = float("nan")
-ROW = ["split", *metrics.VIDEO, "group", "label"]
+ROW = ["split_seed", *KEY, "group", "label"]
 
 
-def trials(bench, designs: Mapping[int, Mapping], method: str, *, seed: int, among: Sequence[str] = tuple(ARMS),
+def trials(experiment, designs: Mapping[int, Mapping], manipulation: str, *, seed: int, among: Sequence[str] = tuple(ARMS),
            **options) -> dict[tuple[str, int], object]:
-    """Fit one method in each arm of each fold: (arm, fold) -> `Trial`. `designs`: fold -> `arms.design`."""
-    return {(arm, fold): bench.trial(method, design[arm], seed=seed + fold, describe=False, **options)
+    """Fit one manipulation in each arm of each fold: (arm, fold) -> `Trial`. `designs`: fold -> `arms.design`."""
+    return {(arm, fold): experiment.trial(manipulation, design[arm], seed=seed + fold, describe=False, **options)
             for fold, design in designs.items() for arm in among}
 
 
-def planted(worlds: Mapping[str, object], regimes: Sequence[str], *, seeds: Sequence[int], model,
+def planted(worlds: Mapping[str, object], protocols: Sequence[str], *, seeds: Sequence[int], model,
             **options) -> dict[str, dict[tuple[str, int], object]]:
-    """Fit a linear probe in each world under each regime and seed, on the frames that all worlds kept.
+    """Fit a linear probe in each world under each protocol and seed, on the frames that all worlds kept.
 
-    Returns regime, marked where it is leaky -> {(world, seed): `Trial`}: to `collect`, and to `gaps` between worlds.
+    Returns protocol, marked where it is leaky -> {(world, seed): `Trial`}: to `collect`, and to `gaps` between worlds.
     """
     kept = [world.crops.frames[[*KEY, "frame"]] for world in worlds.values()]
     common = reduce(lambda left, right: left.merge(right, on=[*KEY, "frame"]), kept)
     found = {}
-    for regime, seed in product(regimes, seeds):
+    for protocol, seed in product(protocols, seeds):
         for name, world in worlds.items():
-            parts = world.parts(regime, seed=seed, frames=common)
-            parts = parts.merge(common)  # adds the frame where a regime splits videos
-            trial = world.trial("probe", parts, seed=seed, model=model, describe=False, **options)
-            found.setdefault(splits.mark(regime), {})[name, seed] = trial
+            split_table = world.split(protocol, seed=seed, frames=common)
+            split_table = split_table.merge(common)  # adds the frame where a protocol splits videos
+            trial = world.trial("probe", split_table, seed=seed, model=model, describe=False, **options)
+            found.setdefault(splits.mark(protocol), {})[name, seed] = trial
     return found
 
 
@@ -53,7 +54,7 @@ def collect(models: Mapping[str, Mapping[tuple[str, int], object]]) -> pd.DataFr
                       for (arm, _), trial in trials.items()], ignore_index=True)
 
 
-def gaps(scores: pd.DataFrame, fakes: str, *, reference: str = REFERENCE, level: float = 0.95,
+def gaps(scores: pd.DataFrame, fakes: str, *, reference: str = REFERENCE, confidence: float = 0.95,
          draws: int = intervals.DRAWS, seed: int = 0) -> pd.DataFrame:
     """One row per model and arm: video AUC of reals against `fakes`, and its gap to the reference arm.
 
@@ -61,7 +62,7 @@ def gaps(scores: pd.DataFrame, fakes: str, *, reference: str = REFERENCE, level:
     in identity groups; gap_low, gap_high: paired cluster bootstrap; by_split: the gap of each fold.
     """
     rows = []
-    for model, wide in _wide(scores[scores["method"].isin(["real", fakes])], "mean"):
+    for model, wide in _wide(scores[scores["manipulation"].isin(["real", fakes])], "mean"):
         weights = _weights(wide.index.get_level_values("group"), draws, seed)
         aucs = _aucs(wide, np.ones((1, len(wide))))[0]  # (splits, arms)
         drawn = _over_splits(_aucs(wide, weights))  # (draws, arms)
@@ -70,16 +71,16 @@ def gaps(scores: pd.DataFrame, fakes: str, *, reference: str = REFERENCE, level:
         for at, arm in enumerate(wide):
             gap = aucs[:, at] - aucs[:, base]
             value = float(aucs[:, at].mean())
-            low, high = intervals.newcombe(value, counts[1], counts[0], level)
-            apart = _spread(drawn[:, at] - drawn[:, base], level)
+            low, high = intervals.newcombe(value, counts[1], counts[0], confidence)
+            apart = _spread(drawn[:, at] - drawn[:, base], confidence)
             rows.append({"model": model, "arm": arm, "fakes": fakes, "AUC": value, "low": low, "high": high,
                          "gap": float(gap.mean()), "gap_low": apart[0], "gap_high": apart[1],
                          "by_split": gap.tolist(), "groups": sum(counts)})
     return pd.DataFrame(rows)
 
 
-def shifts(scores: pd.DataFrame, *, level: float = 0.95, draws: int = intervals.DRAWS, seed: int = 0) -> pd.DataFrame:
-    """One row per model, leaky arm and method: by how much its videos' mean logits moved from the reference arm.
+def shifts(scores: pd.DataFrame, *, confidence: float = 0.95, draws: int = intervals.DRAWS, seed: int = 0) -> pd.DataFrame:
+    """One row per model, leaky arm and manipulation: by how much its videos' mean logits moved from the reference arm.
 
     The unit is the standard deviation of the arm's logits of the validation videos, and their mean is 0: these videos
     are clean and the same in all arms, so a detector that is merely bolder or leans to one side does not shift.
@@ -87,15 +88,15 @@ def shifts(scores: pd.DataFrame, *, level: float = 0.95, draws: int = intervals.
     rows = []
     checked = dict(_wide(scores, "logit", "validation"))
     for model, wide in _wide(scores, "logit"):
-        clean = _logits(checked[model]).groupby("split")
-        moved = (_logits(wide) - clean.mean().reindex(wide.index, level="split")) / clean.std().reindex(
-            wide.index, level="split")
+        clean = _logits(checked[model]).groupby("split_seed")
+        moved = (_logits(wide) - clean.mean().reindex(wide.index, level="split_seed")) / clean.std().reindex(
+            wide.index, level="split_seed")
         moved = moved.sub(moved[REFERENCE], axis=0).drop(columns=REFERENCE)
         for arm in moved:
-            for method, values in moved[arm].groupby("method", sort=False):
+            for manipulation, values in moved[arm].groupby("manipulation", sort=False):
                 groups = values.index.get_level_values("group")
-                low, high = mean_interval(values, groups, level=level, draws=draws, seed=seed)
-                rows.append({"model": model, "arm": arm, "method": method, "shift": float(values.mean()),
+                low, high = mean_interval(values, groups, confidence=confidence, draws=draws, seed=seed)
+                rows.append({"model": model, "arm": arm, "manipulation": manipulation, "shift": float(values.mean()),
                              "low": low, "high": high, "videos": len(values)})
     return pd.DataFrame(rows)
 
@@ -110,16 +111,16 @@ def side_by_side(gaps: pd.DataFrame) -> pd.DataFrame:
 
 def lowered(gaps: pd.DataFrame, shifts: pd.DataFrame) -> pd.DataFrame:
     """The arms with a lower AUC than the reference, `clear` where the interval says so, and the shift of each class."""
-    moved = shifts.set_index(["model", "arm", "method"])["shift"]
+    moved = shifts.set_index(["model", "arm", "manipulation"])["shift"]
     fell = gaps[gaps["gap"] < 0].drop(columns=["low", "high", "by_split"])
-    for name, methods in (("reals", ["real"] * len(fell)), ("its_fakes", fell["fakes"])):
-        keys = zip(fell["model"], fell["arm"], methods, strict=True)
+    for name, manipulations in (("reals", ["real"] * len(fell)), ("its_fakes", fell["fakes"])):
+        keys = zip(fell["model"], fell["arm"], manipulations, strict=True)
         fell[name] = [moved[key] for key in keys]
     fell = fell.assign(clear=fell["gap_high"] < 0, arm=fell["arm"].map(splits.mark))
     return fell.set_index(["fakes", "model", "arm"])[["gap", "clear", "reals", "its_fakes"]]
 
 
-def naming(detector, view, *, level: float = 0.95, draws: int = intervals.DRAWS, seed: int = 0) -> pd.DataFrame:
+def naming(detector, view, *, confidence: float = 0.95, draws: int = intervals.DRAWS, seed: int = 0) -> pd.DataFrame:
     """How often a linear classifier on `detector.features` names the right person; `view` holds reals and their swaps.
 
     It learns the people on every other frame of the real videos. It is asked about the other frames of these, and
@@ -135,7 +136,7 @@ def naming(detector, view, *, level: float = 0.95, draws: int = intervals.DRAWS,
     rows = []
     for question, (asked, truth) in questions.items():
         right = (named == truth)[asked].astype(float)
-        low, high = mean_interval(right, frames["group"][asked], level=level, draws=draws, seed=seed)
+        low, high = mean_interval(right, frames["group"][asked], confidence=confidence, draws=draws, seed=seed)
         rows.append({"question": question, "accuracy": float(right.mean()), "low": low, "high": high,
                      "chance": 1 / len(set(person[learn])), "frames": int(asked.sum())})
     return pd.DataFrame(rows)
@@ -156,7 +157,7 @@ def says(table: pd.DataFrame) -> str:
 
 
 def finds(rise: pd.DataFrame, reference: str = "cue off") -> str:
-    """Word what a planted cue does: a line per regime with the gap between the worlds and whether it is clear of zero."""
+    """Word what a planted cue does: a line per protocol with the gap between the worlds and whether it is clear of zero."""
     lines = []
     for row in rise[rise["arm"] != reference].itertuples():
         clear = "raised" if row.gap_low > 0 else "lowered" if row.gap_high < 0 else "not told apart from no change"
@@ -164,16 +165,16 @@ def finds(rise: pd.DataFrame, reference: str = "cue off") -> str:
     return "\n".join(lines)
 
 
-def mean_interval(values: Sequence[float], groups: Sequence, *, level: float = 0.95, draws: int = intervals.DRAWS,
+def mean_interval(values: Sequence[float], groups: Sequence, *, confidence: float = 0.95, draws: int = intervals.DRAWS,
                   seed: int = 0) -> tuple[float, float]:
     """Return (low, high) of a mean over draws of whole groups; NaN where the draws do not spread."""
     values, weights = np.asarray(values, float), _weights(groups, draws, seed)
-    return _spread(weights @ values / weights.sum(axis=1), level)
+    return _spread(weights @ values / weights.sum(axis=1), confidence)
 
 
-def _wide(scores: pd.DataFrame, how: str, part: str = "test"):
-    """Yield each model with its videos of a part: rows (split, video, group, label), a column of scores per arm."""
-    for model, rows in scores[scores["part"] == part].groupby("model", sort=False):
+def _wide(scores: pd.DataFrame, how: str, split: str = "test"):
+    """Yield each model with its videos of a split: rows (split, video, group, label), a column of scores per arm."""
+    for model, rows in scores[scores["split"] == split].groupby("model", sort=False):
         videos = {arm: metrics.to_videos(of, how).set_index(ROW)["score"]
                   for arm, of in rows.groupby("arm", sort=False)}
         wide = pd.DataFrame(videos)
@@ -195,11 +196,11 @@ def _weights(groups: Sequence, draws: int, seed: int) -> np.ndarray:
 
 def _aucs(wide: pd.DataFrame, weights: np.ndarray) -> np.ndarray:
     """AUC (draws, splits, arms) under weights (draws, rows); NaN where a split lacks a class in a draw."""
-    labels, split = (wide.index.get_level_values(name).to_numpy() for name in ("label", "split"))
+    labels, split_seed = (wide.index.get_level_values(name).to_numpy() for name in ("label", "split_seed"))
     return np.stack([
-        np.stack([intervals.weighted_auc(labels[split == one], wide[arm].to_numpy()[split == one])(weights[:, split == one])
+        np.stack([intervals.weighted_auc(labels[split_seed == one], wide[arm].to_numpy()[split_seed == one])(weights[:, split_seed == one])
                   for arm in wide], axis=1)
-        for one in np.unique(split)], axis=1)
+        for one in np.unique(split_seed)], axis=1)
 
 
 def _over_splits(aucs: np.ndarray) -> np.ndarray:
@@ -207,5 +208,5 @@ def _over_splits(aucs: np.ndarray) -> np.ndarray:
     return np.nanmean(aucs[~np.isnan(aucs).all(axis=(1, 2))], axis=1)
 
 
-def _spread(drawn: np.ndarray, level: float) -> tuple[float, float]:
-    return intervals.percentiles(drawn, level) if len(drawn) and np.ptp(drawn) > 0 else (NAN, NAN)
+def _spread(drawn: np.ndarray, confidence: float) -> tuple[float, float]:
+    return intervals.percentiles(drawn, confidence) if len(drawn) and np.ptp(drawn) > 0 else (NAN, NAN)

@@ -1,6 +1,6 @@
-"""The related methods side by side: what each costs, how it ranks unseen fakes, what it learns from few, what unsettles it.
+"""The related manipulations side by side: what each costs, how it ranks unseen fakes, what it learns from few, what unsettles it.
 
-A `Model` is a row of the chapter's table: a method with options. Everything here works on score tables and detectors, so
+A `Model` is a row of the chapter's table: a manipulation with options. Everything here works on score tables and detectors, so
 it can be repeated without training again.
 """
 
@@ -18,9 +18,9 @@ import pandas as pd
 import torch
 from scipy.stats import spearmanr
 
+from dfnb import KEY
 from dfnb.data import perturbations, splits
 from dfnb.data.crops import CropView
-from dfnb.data.identity import KEY
 from dfnb.evaluation import comparison, intervals, metrics
 from dfnb.models import saliency
 
@@ -31,9 +31,9 @@ TIMED = 64  # crops over which scoring is timed
 
 @dataclass(frozen=True)
 class Model:
-    """A row of the table: a method of `METHODS`, its options, and in words what it trains."""
+    """A row of the table: a manipulation of `DETECTORS`, its options, and in words what it trains."""
 
-    method: str
+    detector: str
     trains: str
     options: Mapping = field(default_factory=dict)
     runs: bool = True
@@ -43,7 +43,7 @@ def models(*, lora: Mapping, fitting: Mapping, frames: int, layernorm_rate: floa
            endpoint: str = "", model: str = "", most_calls: int = 200) -> dict[str, Model]:
     """The models of the chapter, in the order of its table.
 
-    `fitting`: epochs and batch of what trains by gradients; where no learning rate is given, the method's own holds, the
+    `fitting`: epochs and batch of what trains by gradients; where no learning rate is given, the manipulation's own holds, the
     paper's. The multimodal model runs where an `endpoint` is given.
     """
     asked = {"base_url": endpoint, "model": model, "most_calls": most_calls}
@@ -65,22 +65,22 @@ def models(*, lora: Mapping, fitting: Mapping, frames: int, layernorm_rate: floa
     }
 
 
-def trials(bench, parts: Mapping[str, pd.DataFrame], chosen: Mapping[str, Model], *, seed: int) -> dict[tuple, object]:
+def trials(experiment, split_table: Mapping[str, pd.DataFrame], chosen: Mapping[str, Model], *, seed: int) -> dict[tuple, object]:
     """Fit every model that runs on every split: (name of the split, model) -> `Trial`."""
-    return {(split, name): bench.trial(model.method, table, seed=seed, describe=False, **model.options)
-            for name, model in chosen.items() if model.runs for split, table in parts.items()}
+    return {(protocol, name): experiment.trial(model.detector, table, seed=seed, describe=False, **model.options)
+            for name, model in chosen.items() if model.runs for protocol, table in split_table.items()}
 
 
-def both_splits(bench, train_on: str, test_on: Sequence[str], seed: int) -> dict[str, pd.DataFrame]:
+def both_splits(experiment, train_on: str, test_on: Sequence[str], seed: int) -> dict[str, pd.DataFrame]:
     """The study's split and an identity-disjoint one, which both train and validate on reals and `train_on` alone."""
-    study = bench.parts("study", seed=seed, train_method=train_on, test_methods=test_on)
-    disjoint = bench.parts("identity", seed=seed)
-    known = disjoint["method"].isin(["real", train_on])
-    return {"study": study, "identity": disjoint[known | (disjoint["part"] == "test")].reset_index(drop=True)}
+    study = experiment.split("study", seed=seed, train_manipulation=train_on, test_manipulations=test_on)
+    disjoint = experiment.split("identity", seed=seed)
+    known = disjoint["manipulation"].isin(["real", train_on])
+    return {"study": study, "identity": disjoint[known | (disjoint["split"] == "test")].reset_index(drop=True)}
 
 
 def swapped(model: Model, words: tuple[str, str]) -> Model:
-    """The same text method with its words of the real and the fake class exchanged."""
+    """The same text manipulation with its words of the real and the fake class exchanged."""
     return replace(model, options={**model.options, "words": words[::-1]})
 
 
@@ -92,32 +92,32 @@ def thinned(view: CropView, frames: int) -> CropView:
     return view.select(first.to_numpy())
 
 
-def table(trials: Mapping, fakes: Sequence[str], *, level: float = 0.95, draws: int = intervals.DRAWS) -> pd.DataFrame:
+def table(trials: Mapping, fakes: Sequence[str], *, confidence: float = 0.95, draws: int = intervals.DRAWS) -> pd.DataFrame:
     """One row per split, fakes and model: parameters, frame and video AUC with intervals, EER, balanced accuracy.
 
-    `trials`: (name of the split, model) -> `Trial`. Each kind of fakes is held against all reals of the test part.
+    `trials`: (name of the split, model) -> `Trial`. Each kind of fakes is held against all reals of the test split.
     EER and balanced accuracy are those of videos; the threshold comes from validation. Splits that test no video of
     a kind have no row for it; crops without a score (NaN: not asked, no answer) are left out.
     """
     rows = []
-    for (split, model), trial in trials.items():
+    for (protocol, model), trial in trials.items():
         for kind in fakes:
             test = _against(trial.scores, kind)
             if test["label"].nunique() == 2:
-                validation = trial.scores.query("part == 'validation'").dropna(subset="score")
-                rows.append({"split": split, "fakes": kind, "model": model, "trained": trial.detector.trainable}
-                            | _measured(test, validation, level, draws))
+                validation = trial.scores.query("split == 'validation'").dropna(subset="score")
+                rows.append({"protocol": protocol, "fakes": kind, "model": model, "trained": trial.detector.trainable}
+                            | _measured(test, validation, confidence, draws))
     return pd.DataFrame(rows)
 
 
 def _against(scores: pd.DataFrame, kind: str) -> pd.DataFrame:
-    return scores[(scores["part"] == "test") & scores["method"].isin(["real", kind]) & scores["score"].notna()]
+    return scores[(scores["split"] == "test") & scores["manipulation"].isin(["real", kind]) & scores["score"].notna()]
 
 
-def _measured(test: pd.DataFrame, validation: pd.DataFrame, level: float, draws: int) -> dict:
+def _measured(test: pd.DataFrame, validation: pd.DataFrame, confidence: float, draws: int) -> dict:
     videos, checked = metrics.to_videos(test), metrics.to_videos(validation)
-    frame = intervals.cluster_bootstrap(test.label, test.score, test.group, level=level, draws=draws)
-    video = intervals.interval(videos.label, videos.score, videos.group, level=level, draws=draws)
+    frame = intervals.cluster_bootstrap(test.label, test.score, test.group, confidence=confidence, draws=draws)
+    video = intervals.interval(videos.label, videos.score, videos.group, confidence=confidence, draws=draws)
     judged = metrics.row(videos.label, videos.score, metrics.best_threshold(checked.label, checked.score))
     return {"frame_AUC": frame.value, "frame_low": frame.low, "frame_high": frame.high,
             "video_AUC": video.value, "video_low": video.low, "video_high": video.high,
@@ -125,17 +125,17 @@ def _measured(test: pd.DataFrame, validation: pd.DataFrame, level: float, draws:
             "videos": int((videos.label == 1).sum())}
 
 
-def differences(trials: Mapping, fakes: Sequence[str], *, reference: str = LORA, level: float = 0.95,
+def differences(trials: Mapping, fakes: Sequence[str], *, reference: str = LORA, confidence: float = 0.95,
                 draws: int = intervals.DRAWS) -> pd.DataFrame:
     """Each model minus the reference on the same test videos: one row of `compare.compare` per split, fakes and model."""
     rows = []
-    for (split, model), trial in trials.items():
+    for (protocol, model), trial in trials.items():
         for kind in fakes if model != reference else ():
-            first, second = (metrics.to_videos(_against(of.scores, kind)) for of in (trial, trials[split, reference]))
-            both = first.merge(second, on=metrics.VIDEO, suffixes=("", "_other"), validate="one_to_one")
+            first, second = (metrics.to_videos(_against(of.scores, kind)) for of in (trial, trials[protocol, reference]))
+            both = first.merge(second, on=KEY, suffixes=("", "_other"), validate="one_to_one")
             if both["label"].nunique() == 2:
-                found = comparison.compare(both.label, both.score, both.score_other, both.group, level=level, draws=draws)
-                names = {"split": split, "fakes": kind, "model": model, "videos": found["fakes"]}
+                found = comparison.compare(both.label, both.score, both.score_other, both.group, confidence=confidence, draws=draws)
+                names = {"protocol": protocol, "fakes": kind, "model": model, "videos": found["fakes"]}
                 rows.append(found | names)  # `compare` counts in "fakes" what is named here
     return pd.DataFrame(rows)
 
@@ -164,29 +164,29 @@ def milliseconds(detector, view: CropView, count: int = TIMED) -> float:
     return 1000 * (time.perf_counter() - started) / len(some)
 
 
-def costs(trials: Mapping, split: str, view: CropView) -> pd.DataFrame:
-    """What each model cost on one split: seconds of training and of scoring its parts, milliseconds a crop.
+def costs(trials: Mapping, protocol: str, view: CropView) -> pd.DataFrame:
+    """What each model cost on one split: seconds of training and of scoring its splits, milliseconds a crop.
 
     Trainings share the cached activations of frozen blocks, scoring a crop shares nothing. An answer that is asked for
     elsewhere is not timed again.
     """
     rows = {model: {"seconds": trial.seconds, "ms": np.nan if model == "multimodal" else milliseconds(trial.detector, view)}
-            for (name, model), trial in trials.items() if name == split}
+            for (name, model), trial in trials.items() if name == protocol}
     return pd.DataFrame(rows).T.rename_axis("model")
 
 
-def few_shot(bench, parts: pd.DataFrame, chosen: Mapping[str, Model], kind: str, *, pairs: Sequence[int], draws: int,
+def few_shot(experiment, split_table: pd.DataFrame, chosen: Mapping[str, Model], kind: str, *, pairs: Sequence[int], draws: int,
              seed: int = 0) -> pd.DataFrame:
     """Train each model on few pairs, drawn `draws` times: model, pairs, draw, frame_AUC, video_AUC on `kind`.
 
-    Draws of one number lie inside the same draws of a larger one. Numbers that the training part has not are left out.
+    Draws of one number lie inside the same draws of a larger one. Numbers that the training split has not are left out.
     """
-    parts = parts[(parts["part"] != "test") | parts["method"].isin(["real", kind])]
-    there, rows = len(splits.training_pairs(parts, bench.videos)), []
+    split_table = split_table[(split_table["split"] != "test") | split_table["manipulation"].isin(["real", kind])]
+    there, rows = len(splits.training_pairs(split_table, experiment.videos)), []
     for name, model in chosen.items():
         for count, draw in ((count, draw) for count in pairs if count <= there for draw in range(draws)):
-            some = splits.few(parts, bench.videos, count, seed + draw)
-            trial = bench.trial(model.method, some, seed=seed + draw, describe=False, **model.options)
+            some = splits.few(split_table, experiment.videos, count, seed + draw)
+            trial = experiment.trial(model.detector, some, seed=seed + draw, describe=False, **model.options)
             test = _against(trial.scores, kind)
             videos = metrics.to_videos(test)
             rows.append({"model": name, "pairs": count, "draw": draw, "frame_AUC": metrics.auc(test.label, test.score),
@@ -245,10 +245,10 @@ def head_matters(detectors: Mapping[str, object], view: CropView, maps: Mapping[
 def says(rows: pd.DataFrame) -> str:
     """Word the table: of which models the interval of the video AUC lies above one half, the constant answer's."""
     lines = []
-    for (split, kind), some in rows.groupby(["split", "fakes"], sort=False):
+    for (protocol, kind), some in rows.groupby(["protocol", "fakes"], sort=False):
         above, below = some["video_low"] > CONSTANT, some["video_high"] < CONSTANT
         told = "; ".join(f"{words} {', '.join(some.loc[which, 'model'])}" for words, which in (
             ("above it", above), ("below it", below), ("not told apart from it", ~(above | below))) if which.any())
-        lines.append(f"- {split}, {kind} ({some.reals.iloc[0]} reals, {some.videos.iloc[0]} fakes), against the constant "
+        lines.append(f"- {protocol}, {kind} ({some.reals.iloc[0]} reals, {some.videos.iloc[0]} fakes), against the constant "
                      f"answer: {told}.")
     return "\n".join(lines)

@@ -8,10 +8,9 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
 
-from dfnb import UserError
+from dfnb import KEY, UserError
 
-TRIAL = ["model", "split"]  # where a table holds several: scores of one video are averaged within each
-VIDEO = ["corpus", "method", "video"]  # the key of a video: same-named videos of two methods are two videos
+TRIAL = ["model", "split_seed"]  # where a table holds several: scores of one video are averaged within each
 AVERAGES = ("mean", "logit", "median", "max")
 
 
@@ -116,14 +115,14 @@ def row(labels: ArrayLike, scores: ArrayLike, threshold: float) -> dict[str, flo
 def to_videos(scores: pd.DataFrame, how: str = "mean") -> pd.DataFrame:
     """Return one row per video with group, label, score and the number of frames.
 
-    A video counts once in each part, and in each model and split where the table has these columns. `how` is
+    A video counts once in each split, and in each model and split where the table has these columns. `how` is
     "mean" of the probabilities (as the study does), "logit" (mean logit, back to a probability), "median" or
-    "max". The columns corpus, method and group may be missing. Raises UserError where a video has two
+    "max". The columns corpus, manipulation and group may be missing. Raises UserError where a video has two
     labels.
     """
     if how not in AVERAGES:
         raise UserError(f"frames are averaged by one of {', '.join(AVERAGES)}, got {how!r}")
-    key = [name for name in [*TRIAL, *VIDEO, "part"] if name in scores]
+    key = [name for name in [*TRIAL, *KEY, "split"] if name in scores]
     keep = [name for name in ("group", "label") if name in scores]
     value = _logit(scores["score"]) if how == "logit" else scores["score"].astype(float)
     grouped = scores.assign(score=value).groupby(key, sort=True, dropna=False, observed=True)
@@ -135,7 +134,7 @@ def to_videos(scores: pd.DataFrame, how: str = "mean") -> pd.DataFrame:
         .assign(score=1 / (1 + np.exp(-average)) if how == "logit" else average, frames=grouped.size())
     )
     videos = videos.reset_index()
-    order = [*TRIAL, *VIDEO, "group", "part", "label", "score", "frames"]
+    order = [*TRIAL, *KEY, "group", "split", "label", "score", "frames"]
     return videos[[name for name in order if name in videos]]
 
 

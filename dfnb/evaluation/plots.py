@@ -45,7 +45,7 @@ def gallery(rows: Mapping[str, np.ndarray], columns: Sequence[str] = ()) -> Figu
 
 
 def part_counts(counts: pd.DataFrame, ax: Axes) -> Axes:
-    """Stacked bars of videos per part (rows) and method (columns)."""
+    """Stacked bars of videos per split (rows) and manipulation (columns)."""
     counts.plot.barh(stacked=True, ax=ax, color=[COLOURS.get(m, INK) for m in counts.columns], width=0.7)
     ax.invert_yaxis()
     ax.set(xlabel="videos", ylabel="")
@@ -54,11 +54,11 @@ def part_counts(counts: pd.DataFrame, ax: Axes) -> Axes:
 
 
 def score_histogram(scores: pd.DataFrame, ax: Axes, *, threshold: float | None = None) -> Axes:
-    """Histogram of scores (columns method, score) by class, each class scaled to its own size."""
+    """Histogram of scores (columns manipulation, score) by class, each class scaled to its own size."""
     bins = np.linspace(0, 1, 26)
-    for method, rows in scores.groupby("method", sort=False):
+    for manipulation, rows in scores.groupby("manipulation", sort=False):
         ax.hist(rows.score, bins=bins, weights=np.full(len(rows), 1 / len(rows)), alpha=0.55,
-                label=f"{method} ({len(rows)})", color=COLOURS.get(method, INK))
+                label=f"{manipulation} ({len(rows)})", color=COLOURS.get(manipulation, INK))
     if threshold is not None:
         ax.axvline(threshold, color=INK, ls="--", lw=1, label="threshold from validation")
     ax.set(xlabel="score (probability of fake)", ylabel="share of the class", xlim=(0, 1))
@@ -90,7 +90,7 @@ def confusion(counts: Mapping[str, int], ax: Axes, title: str = "") -> Axes:
 
 def training_curves(history: pd.DataFrame, loss: Axes, auc: Axes) -> None:
     """Loss, and train and validation AUC, by epoch (columns split, epoch, loss, train_auc, validation_auc)."""
-    for _, run in history.groupby("split"):
+    for _, run in history.groupby("split_seed"):
         best = run.loc[run.validation_auc.idxmax()]
         loss.plot(run.epoch, run.loss, color=COLOURS["real"], lw=1.2, alpha=0.7)
         auc.plot(run.epoch, run.train_auc, color=COLOURS["real"], lw=1.2, alpha=0.7)
@@ -104,10 +104,10 @@ def training_curves(history: pd.DataFrame, loss: Axes, auc: Axes) -> None:
 
 
 def timeline(scores: pd.DataFrame, ax: Axes, *, threshold: float | None = None) -> Axes:
-    """Frame scores over time, one line a video (columns method, video, frame, score)."""
-    for (method, video), rows in scores.sort_values("frame").groupby(["method", "video"], sort=False):
-        colour = COLOURS.get(method, INK)
-        ax.plot(rows.frame, rows.score, "o-", ms=4, lw=1.2, color=colour, label=f"{method} {video}")
+    """Frame scores over time, one line a video (columns manipulation, video, frame, score)."""
+    for (manipulation, video), rows in scores.sort_values("frame").groupby(["manipulation", "video"], sort=False):
+        colour = COLOURS.get(manipulation, INK)
+        ax.plot(rows.frame, rows.score, "o-", ms=4, lw=1.2, color=colour, label=f"{manipulation} {video}")
         ax.axhline(rows.score.mean(), color=colour, lw=0.8, alpha=0.5)
     if threshold is not None:
         ax.axhline(threshold, color=INK, ls="--", lw=1)
@@ -189,10 +189,10 @@ def over_time(frames: pd.DataFrame, ax: Axes, *, threshold: float) -> Axes:
 
 def by_split(results: pd.DataFrame, ax: Axes, *, value: str = "AUC") -> Axes:
     """One point a split and model (columns model, split, `value`), the same splits joined by a line."""
-    wide = results.pivot(index="model", columns="split", values=value).loc[results.model.unique()]
+    wide = results.pivot(index="model", columns="split_seed", values=value).loc[results.model.unique()]
     places = np.arange(len(wide))
-    for split in wide:
-        ax.plot(places, wide[split], "o-", color=INK, alpha=0.45, lw=1, ms=4)
+    for split_seed in wide:
+        ax.plot(places, wide[split_seed], "o-", color=INK, alpha=0.45, lw=1, ms=4)
     ax.plot(places, wide.mean(axis=1), "_", color=COLOURS["NeuralTextures"], ms=28, mew=2.5, label="mean of splits")
     ax.axhline(0.5, color=INK, ls=":", lw=1)
     ax.set(xticks=places, xticklabels=wide.index, xlim=(-0.5, len(wide) - 0.5), ylabel=value)

@@ -44,8 +44,8 @@ def pointing(maps: np.ndarray, masks: np.ndarray) -> pd.DataFrame:
 
 
 def game(view: CropView, maps: np.ndarray, masks: np.ndarray) -> pd.DataFrame:
-    """The pointing game by method: crops, videos, pointing accuracy, chance, their difference."""
-    rows = view.frames[["method", "video"]].assign(**pointing(maps, masks)).dropna()
-    table = rows.groupby("method", sort=False).agg(
+    """The pointing game by manipulation: crops, videos, pointing accuracy, chance, their difference."""
+    rows = view.frames[["manipulation", "video"]].assign(**pointing(maps, masks)).dropna()
+    table = rows.groupby("manipulation", sort=False).agg(
         videos=("video", "nunique"), crops=("hit", "size"), pointing=("hit", "mean"), chance=("chance", "mean"))
     return table.assign(gain=table["pointing"] - table["chance"]).reset_index()

@@ -20,7 +20,7 @@ def coverage(
     reals: int,
     fakes: int,
     *,
-    level: float = 0.95,
+    confidence: float = 0.95,
     repeats: int = 1000,
     within: float = 0.0,
     bootstrap_draws: int = 0,
@@ -38,10 +38,10 @@ def coverage(
     for _ in range(repeats):
         shared = rng.standard_normal(groups.max() + 1)[groups]
         noise = np.sqrt(within) * shared + np.sqrt(1 - within) * rng.standard_normal(len(labels))
-        rows += _intervals(labels, noise + _shift(auc) * labels, groups, level, bootstrap_draws, seed)
+        rows += _intervals(labels, noise + _shift(auc) * labels, groups, confidence, bootstrap_draws, seed)
     table = pd.DataFrame([row._asdict() for row in rows])
     score = table["kind"] == "Newcombe"  # all at once, since its roots are found by bisection
-    bounds = intervals.newcombe(table.loc[score, "value"], fakes, reals, level)
+    bounds = intervals.newcombe(table.loc[score, "value"], fakes, reals, confidence)
     table.loc[score, ["low", "high"]] = np.column_stack(bounds)
     table = table.assign(
         coverage=(table["low"] <= auc) & (auc <= table["high"]),
@@ -58,7 +58,7 @@ def power(
     fakes: int,
     *,
     correlation: float = 0.7,
-    level: float = 0.95,
+    confidence: float = 0.95,
     repeats: int = 1000,
     seed: int = 0,
 ) -> float:
@@ -71,7 +71,7 @@ def power(
             of_reals[:, 0] - of_reals[:, 1],
         )  # (repeats, fakes), (repeats, reals)
         variance = sum(gap.var(axis=1, ddof=1) / gap.shape[1] for gap in gaps)
-        found.append(np.abs(gaps[0].mean(axis=1)) > norm.ppf((1 + level) / 2) * np.sqrt(variance))
+        found.append(np.abs(gaps[0].mean(axis=1)) > norm.ppf((1 + confidence) / 2) * np.sqrt(variance))
     return float(np.concatenate(found).mean())
 
 
@@ -131,15 +131,15 @@ def optimism_of_best(
     }
 
 
-def _intervals(labels, scores, groups, level: float, bootstrap_draws: int, seed: int) -> list[intervals.Interval]:
+def _intervals(labels, scores, groups, confidence: float, bootstrap_draws: int, seed: int) -> list[intervals.Interval]:
     """Return the intervals of one sample; Newcombe's is left open."""
     found = [
         intervals.Interval(metrics.auc(labels, scores), NAN, NAN, "Newcombe"),
-        intervals.delong(labels, scores, level),
-        intervals.delong(labels, scores, level, logit=True),
+        intervals.delong(labels, scores, confidence),
+        intervals.delong(labels, scores, confidence, logit=True),
     ]
     if bootstrap_draws:
-        options = {"level": level, "draws": bootstrap_draws, "seed": seed}
+        options = {"confidence": confidence, "draws": bootstrap_draws, "seed": seed}
         found += [
             intervals.cluster_bootstrap(labels, scores, groups, **options, percentile=percentile)
             for percentile in (False, True)

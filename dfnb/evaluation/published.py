@@ -16,7 +16,7 @@ GRID_CELLS = 27
 DECIMALS = 4
 
 _MODELS = """
-level model ACC F1 EER AUC
+unit model ACC F1 EER AUC
 frame probe 0.8405 0.9112 0.3525 0.6961
 frame lora  0.8898 0.9384 0.1628 0.8829
 video probe 0.8182 0.8980 0.3800 0.7030
@@ -35,7 +35,7 @@ median_AUC         0.833 0.190 0.8852 0.8091 32   64    0.00
 
 
 _PAPERS = """
-model                   | paper                     | trained on               | tested on        | level | AUC
+model                   | paper                     | trained on               | tested on        | unit  | AUC
 linear probe, ViT-L/14  | arXiv 2503.19683          | FF++ c23                 | Celeb-DF v2      | video | 0.781
 LN-tuning, ViT-L/14     | arXiv 2503.19683          | FF++ c23                 | Celeb-DF v2      | video | 0.949
 LN-tuning, full recipe  | arXiv 2503.19683          | FF++ c23                 | Celeb-DF v2      | video | 0.966
@@ -56,14 +56,14 @@ LoRA, few-shot          | Cappelletti et al. 2024   |                          |
 
 
 def related() -> pd.DataFrame:
-    """Return what others report: model, paper, trained_on, tested_on, level, AUC (missing where we noted none)."""
+    """Return what others report: model, paper, trained_on, tested_on, unit, AUC (missing where we noted none)."""
     header, *rows = ([cell.strip() for cell in line.split("|")] for line in _PAPERS.strip().splitlines())
     table = pd.DataFrame(rows, columns=[name.replace(" ", "_") for name in header])
     return table.assign(AUC=pd.to_numeric(table["AUC"]).astype(object))  # so that a blank can stand for a missing one
 
 
 def models() -> pd.DataFrame:
-    """Return the reported table of the two models: level, model, ACC, F1, EER, AUC, run_time, source."""
+    """Return the reported table of the two models: unit, model, ACC, F1, EER, AUC, run_time, source."""
     return _table(_MODELS).assign(run_time="about 2 min", source=SOURCE)
 
 
@@ -89,23 +89,23 @@ def confusion_from(
     return pd.DataFrame({"TP": TP[fits], "FP": FP[fits], "FN": FN[fits], "TN": TN[fits]})
 
 
-def decoded(level: float = 0.95) -> pd.DataFrame:
+def decoded(confidence: float = 0.95) -> pd.DataFrame:
     """Return the reported video-level rows with what follows by arithmetic, and the constant answer.
 
     Columns: row, reported AUC with Newcombe's interval (low, high), ACC, F1, balanced, MCC, TP, FP, FN, TN,
     matrices (how many confusion matrices fit; the counts are given where it is one).
     """
-    probe = models().query("level == 'video' and model == 'probe'").assign(row="linear_probe")
-    rows = [_decode(row, level) for row in pd.concat([grid(), probe]).to_dict("records")]
+    probe = models().query("unit == 'video' and model == 'probe'").assign(row="linear_probe")
+    rows = [_decode(row, confidence) for row in pd.concat([grid(), probe]).to_dict("records")]
     labels = np.repeat([1, 0], list(TEST_VIDEOS.values()))
     constant = {"row": "constant_answer_fake", **metrics.constant_answer(labels), "matrices": 1}
     order = ["row", "AUC", "low", "high", "ACC", "F1", "balanced", "MCC", "TP", "FP", "FN", "TN", "matrices"]
     return pd.DataFrame([*rows, constant])[order].astype(dict.fromkeys(["TP", "FP", "FN", "TN"], "Int64"))
 
 
-def _decode(row: dict, level: float) -> dict:
+def _decode(row: dict, confidence: float) -> dict:
     found = confusion_from(ACC=row["ACC"], F1=row["F1"], **TEST_VIDEOS)
-    low, high = intervals.newcombe(row["AUC"], **TEST_VIDEOS, level=level)
+    low, high = intervals.newcombe(row["AUC"], **TEST_VIDEOS, confidence=confidence)
     told = {key: row[key] for key in ("row", "AUC")} | {"low": low, "high": high, "matrices": len(found)}
     if len(found) != 1:
         return {**told, "ACC": row["ACC"], "F1": row["F1"]}
@@ -118,4 +118,4 @@ def _table(text: str) -> pd.DataFrame:
 
 
 def _numbers(column: pd.Series) -> pd.Series:
-    return column if column.name in ("level", "model", "row") else pd.to_numeric(column)
+    return column if column.name in ("unit", "model", "row") else pd.to_numeric(column)

@@ -11,12 +11,12 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from dfnb import UserError, files
+from dfnb import KEY, UserError, files
 from dfnb.evaluation import comparison, intervals, metrics, plots
 from dfnb.evaluation.score_files import read_scores
 
-KEY = metrics.VIDEO
-TABLES = ("table", "intervals", "counts", "methods", "averages", "comparison", "videos")
+KEY = KEY
+TABLES = ("table", "intervals", "counts", "manipulations", "averages", "comparison", "videos")
 
 
 def evaluate(
@@ -27,7 +27,7 @@ def evaluate(
     score: str | None = None,
     label: str | None = None,
     logits: bool = False,
-    level: float = 0.95,
+    confidence: float = 0.95,
     seed: int = 0,
 ) -> dict:
     """Read a score file (and a second one to compare with), write the report into `out` and return it.
@@ -40,44 +40,44 @@ def evaluate(
     if other is not None:
         second, second_notes = read_scores(other, **options)
         notes += second_notes
-    found = report(scores, second, level=level, seed=seed)
+    found = report(scores, second, confidence=confidence, seed=seed)
     found["notes"] = notes + found["notes"]
     write(found, out)
     return {**found, "folder": str(out)}
 
 
 def report(
-    scores: pd.DataFrame, other: pd.DataFrame | None = None, *, level: float = 0.95, seed: int = 0
+    scores: pd.DataFrame, other: pd.DataFrame | None = None, *, confidence: float = 0.95, seed: int = 0
 ) -> dict:
-    """Return the report of a `scores` table, on its part "test", as a dict of tables.
+    """Return the report of a `scores` table, on its split "test", as a dict of tables.
 
-    table: metrics per level (frame, video) and threshold (0.5, and from validation), with the interval of
+    table: metrics per unit (frame, video) and threshold (0.5, and from validation), with the interval of
     the AUC, and the constant answer; intervals: every kind of interval; counts: videos, groups and frames
-    per method; methods: AUC of each manipulation against all reals; averages: other ways from frames to a
+    per manipulation; manipulations: AUC of each manipulation against all reals; averages: other ways from frames to a
     video; comparison: the paired comparison with `other`, or None; videos: the video scores; notes:
-    sentences; level.
+    sentences; confidence.
     """
-    test = scores[scores["part"] == "test"]
+    test = scores[scores["split"] == "test"]
     if test.empty:
-        raise UserError(f"there are no rows of the part test, only {', '.join(sorted(set(scores['part'])))}")
+        raise UserError(f"there are no rows of the split test, only {', '.join(sorted(set(scores['split'])))}")
     videos = metrics.to_videos(test)
-    validation = scores[scores["part"] == "validation"]
+    validation = scores[scores["split"] == "validation"]
     rows = [
-        *_level("frame", test, validation, level, seed),
-        *_level("video", videos, _folded(validation), level, seed),
+        *_rows("frame", test, validation, confidence, seed),
+        *_rows("video", videos, _folded(validation), confidence, seed),
     ]
     if len(videos) == len(test):
-        rows = [row for row in rows if row["level"] == "video"]
+        rows = [row for row in rows if row["unit"] == "video"]
     return {
         "table": pd.DataFrame(rows),
-        "intervals": _intervals(videos, level, seed),
+        "intervals": _intervals(videos, confidence, seed),
         "counts": _counts(test),
-        "methods": _methods(videos, level, seed),
+        "manipulations": _manipulations(videos, confidence, seed),
         "averages": _averages(test),
-        "comparison": None if other is None else _comparison(videos, other, level, seed),
+        "comparison": None if other is None else _comparison(videos, other, confidence, seed),
         "videos": videos,
         "notes": _notes(test, videos, validation),
-        "level": level,
+        "confidence": confidence,
     }
 
 
@@ -85,7 +85,7 @@ def summary(found: dict) -> str:
     """Return the report as a short text for a terminal."""
     lines = list(found["notes"])
     columns = [
-        "level",
+        "unit",
         "answer",
         "AUC",
         "low",
@@ -116,7 +116,7 @@ def write(found: dict, folder: Path) -> None:
     for name, table in tables.items():
         files.atomic_write(folder / f"{name}.csv", table.to_csv(index=False))
     content = {name: _plain(table) for name, table in tables.items() if name != "videos"}
-    content |= {"notes": found["notes"], "level": found["level"]}
+    content |= {"notes": found["notes"], "confidence": found["confidence"]}
     files.atomic_write(
         folder / "report.json", json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
     )
@@ -129,13 +129,13 @@ def _folded(rows: pd.DataFrame) -> pd.DataFrame:
     return metrics.to_videos(rows) if len(rows) else rows
 
 
-def _level(name: str, rows: pd.DataFrame, validation: pd.DataFrame, level: float, seed: int) -> list[dict]:
-    """Return the table's rows of one level; frames are resampled by identity group, never as units."""
+def _rows(name: str, rows: pd.DataFrame, validation: pd.DataFrame, confidence: float, seed: int) -> list[dict]:
+    """Return the table's rows of one unit; frames are resampled by identity group, never as units."""
     labels, scores, groups = (rows[column].to_numpy() for column in ("label", "score", "group"))
     if name == "video":
-        found = intervals.interval(labels, scores, groups, level=level, seed=seed)
+        found = intervals.interval(labels, scores, groups, confidence=confidence, seed=seed)
     else:
-        found = intervals.cluster_bootstrap(labels, scores, groups, level=level, seed=seed)
+        found = intervals.cluster_bootstrap(labels, scores, groups, confidence=confidence, seed=seed)
     told = {"low": found.low, "high": found.high, "interval": found.kind, "reason": found.reason}
     thresholds = {"threshold 0.5": 0.5}
     if len(validation):
@@ -148,47 +148,47 @@ def _level(name: str, rows: pd.DataFrame, validation: pd.DataFrame, level: float
     order = ["AUC", "low", "high", "EER", "HTER", "ACC", "balanced", "F1", "MCC", "threshold"]
     order += ["TP", "FP", "FN", "TN", "interval", "reason"]
     return [
-        {"level": name, "answer": row["answer"], **{key: row.get(key, np.nan) for key in order}}
+        {"unit": name, "answer": row["answer"], **{key: row.get(key, np.nan) for key in order}}
         for row in [*answers, constant]
     ]
 
 
-def _intervals(videos: pd.DataFrame, level: float, seed: int) -> pd.DataFrame:
+def _intervals(videos: pd.DataFrame, confidence: float, seed: int) -> pd.DataFrame:
     """Return every kind of interval of the video AUC, the primary one marked."""
     labels, scores, groups = (videos[column].to_numpy() for column in ("label", "score", "group"))
-    primary = intervals.interval(labels, scores, groups, level=level, seed=seed).kind
+    primary = intervals.interval(labels, scores, groups, confidence=confidence, seed=seed).kind
     value = metrics.auc(labels, scores)
     reason = metrics.undefined(labels, scores)
-    bounds = intervals.newcombe(value, (labels == 1).sum(), (labels == 0).sum(), level)
+    bounds = intervals.newcombe(value, (labels == 1).sum(), (labels == 0).sum(), confidence)
     found = [
         intervals.Interval(value, *bounds, "Newcombe", reason),
-        intervals.cluster_bootstrap(labels, scores, groups, level=level, seed=seed),
-        intervals.delong(labels, scores, level),
-        intervals.delong(labels, scores, level, logit=True),
+        intervals.cluster_bootstrap(labels, scores, groups, confidence=confidence, seed=seed),
+        intervals.delong(labels, scores, confidence),
+        intervals.delong(labels, scores, confidence, logit=True),
     ]
     return pd.DataFrame([{**one._asdict(), "primary": one.kind == primary} for one in found])
 
 
 def _counts(rows: pd.DataFrame) -> pd.DataFrame:
-    grouped = rows.groupby(["label", "method"], sort=True)
+    grouped = rows.groupby(["label", "manipulation"], sort=True)
     counts = grouped.agg(groups=("group", "nunique"), frames=("score", "size"))
-    counts.insert(0, "videos", rows.drop_duplicates(KEY).groupby(["label", "method"]).size())
+    counts.insert(0, "videos", rows.drop_duplicates(KEY).groupby(["label", "manipulation"]).size())
     return counts.reset_index()
 
 
-def _methods(videos: pd.DataFrame, level: float, seed: int) -> pd.DataFrame:
+def _manipulations(videos: pd.DataFrame, confidence: float, seed: int) -> pd.DataFrame:
     """Return the AUC of each manipulation against all reals."""
     rows = []
-    for method in sorted(set(videos.loc[videos["label"] == 1, "method"])):
-        both = videos[(videos["label"] == 0) | (videos["method"] == method)]
-        found = intervals.interval(both["label"], both["score"], both["group"], level=level, seed=seed)
+    for manipulation in sorted(set(videos.loc[videos["label"] == 1, "manipulation"])):
+        both = videos[(videos["label"] == 0) | (videos["manipulation"] == manipulation)]
+        found = intervals.interval(both["label"], both["score"], both["group"], confidence=confidence, seed=seed)
         fakes = int((both["label"] == 1).sum())
         eer = metrics.eer(both["label"], both["score"])
         told = {"AUC": found.value, "low": found.low, "high": found.high, "EER": eer, "interval": found.kind}
         rows.append(
-            {"method": method, "fakes": fakes, "reals": len(both) - fakes, **told, "reason": found.reason}
+            {"manipulation": manipulation, "fakes": fakes, "reals": len(both) - fakes, **told, "reason": found.reason}
         )
-    columns = ["method", "fakes", "reals", "AUC", "low", "high", "EER", "interval", "reason"]
+    columns = ["manipulation", "fakes", "reals", "AUC", "low", "high", "EER", "interval", "reason"]
     return pd.DataFrame(rows, columns=columns)
 
 
@@ -205,21 +205,21 @@ def _averages(rows: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(found)
 
 
-def _comparison(videos: pd.DataFrame, other: pd.DataFrame, level: float, seed: int) -> pd.DataFrame:
+def _comparison(videos: pd.DataFrame, other: pd.DataFrame, confidence: float, seed: int) -> pd.DataFrame:
     """Return the paired comparison on the test videos that both files have, as a table of one row."""
-    theirs = metrics.to_videos(other[other["part"] == "test"])
+    theirs = metrics.to_videos(other[other["split"] == "test"])
     both = videos.merge(theirs, on=KEY, suffixes=("", "_other"), validate="one_to_one")
     if both.empty:
         names = [table["video"].iloc[0] if len(table) else "nothing" for table in (videos, theirs)]
         raise UserError(
             f"the two score files have no test video in common (such as {names[0]!r} and {names[1]!r}); "
-            "names and methods must be spelled alike"
+            "names and manipulations must be spelled alike"
         )
     if (both["label"] != both["label_other"]).any():
         name = both.loc[both["label"] != both["label_other"], "video"].iloc[0]
         raise UserError(f"the two score files give video {name!r} different labels")
     row = comparison.compare(
-        both["label"].to_numpy(), both["score"], both["score_other"], both["group"], level=level, seed=seed
+        both["label"].to_numpy(), both["score"], both["score_other"], both["group"], confidence=confidence, seed=seed
     )
     left_out = len(videos) + len(theirs) - 2 * len(both)
     return pd.DataFrame([{**row, "videos": len(both), "left_out": left_out}])
@@ -231,7 +231,7 @@ def _notes(test: pd.DataFrame, videos: pd.DataFrame, validation: pd.DataFrame) -
     if len(videos) == len(test):
         notes.append("one row per video: there is no frame level")
     if validation.empty:
-        notes.append("no validation part: the threshold is 0.5, chosen by nobody")
+        notes.append("no validation split: the threshold is 0.5, chosen by nobody")
     elif reason := metrics.undefined(validation["label"], validation["score"]):
         notes.append(f"no threshold from validation: {reason}")
     if reason := metrics.undefined(videos["label"], videos["score"]):
@@ -246,7 +246,7 @@ def _figures(found: dict) -> dict[str, Figure]:
         figures["roc"] = Figure(figsize=(4.5, 4.5), layout="constrained")
         plots.roc({"videos": videos}, figures["roc"].subplots())
     figures["scores"] = Figure(figsize=(6, 3.5), layout="constrained")
-    chosen = found["table"].query("answer == 'threshold from validation' and level == 'video'")["threshold"]
+    chosen = found["table"].query("answer == 'threshold from validation' and unit == 'video'")["threshold"]
     plots.score_histogram(
         videos, figures["scores"].subplots(), threshold=chosen.iloc[0] if len(chosen) else None
     )

@@ -1,6 +1,6 @@
 """A score file that any detector wrote (CSV, TSV, Parquet) -> the `scores` table, or a sentence with the row.
 
-Columns: video, score, label, and where present method, corpus, frame, part, group, in several spellings.
+Columns: video, score, label, and where present manipulation, corpus, frame, split, group, in several spellings.
 """
 
 import re
@@ -11,25 +11,25 @@ import pandas as pd
 from scipy.special import expit
 
 from dfnb import UserError
-from dfnb.data import splits
+from dfnb.data import identity
 
 SPELLINGS = {
     "video": "video video_id videoid video_name clip clip_id filename file path name id",
     "score": "score prob probability p_fake prob_fake fake_prob fake_probability fake_score prediction pred"
     " y_score y_prob logit",
     "label": "label y y_true true_label ground_truth gt is_fake fake class",
-    "method": "method manipulation manipulation_method forgery",
+    "manipulation": "manipulation method manipulation_method forgery",
     "corpus": "corpus dataset",
     "frame": "frame frame_id frame_idx frame_index frame_number frame_num",
-    "part": "part split subset set",
+    "split": "split part subset set",
     "group": "group identity identity_group person cluster",
 }
 REQUIRED = ("video", "score", "label")
 LABELS = {"0": 0, "0.0": 0, "real": 0, "false": 0, "original": 0, "pristine": 0}
 LABELS |= {"1": 1, "1.0": 1, "fake": 1, "true": 1, "manipulated": 1, "synthetic": 1}
-PART_SPELLINGS = {"train": "train", "training": "train", "test": "test", "testing": "test"}
-PART_SPELLINGS |= dict.fromkeys(("validation", "val", "valid", "dev"), "validation")
-COLUMNS = ["corpus", "method", "video", "group", "part", "frame", "label", "score"]
+SPLIT_SPELLINGS = {"train": "train", "training": "train", "test": "test", "testing": "test"}
+SPLIT_SPELLINGS |= dict.fromkeys(("validation", "val", "valid", "dev"), "validation")
+COLUMNS = ["corpus", "manipulation", "video", "group", "split", "frame", "label", "score"]
 FFPP_NAME = re.compile(r"(\d{3})(?:_(\d{3}))?(?:\.\w+)?$")  # 000, 000_003, 000_003.mp4
 
 
@@ -39,7 +39,7 @@ def read_scores(
     """Return the `scores` table of a file (COLUMNS) and notes on how it was read.
 
     `score` and `label` name columns; `logits` allows any finite score and maps it to a probability. Without
-    a part column all rows are test; without frames each row of a video is one. Raises UserError naming the
+    a split column all rows are test; without frames each row of a video is one. Raises UserError naming the
     first bad rows.
     """
     path = Path(path)
@@ -48,11 +48,11 @@ def read_scores(
     table = pd.DataFrame({"video": _texts(raw, "video", row_name)}, index=raw.index)
     table["score"] = _probabilities(raw["score"], logits, row_name)
     table["label"] = _mapped(raw["label"], LABELS, "label", "0 or real, 1 or fake", row_name)
-    table["part"] = "test"
-    if "part" in raw:
-        table["part"] = _mapped(raw["part"], PART_SPELLINGS, "part", "train, validation, test", row_name)
+    table["split"] = "test"
+    if "split" in raw:
+        table["split"] = _mapped(raw["split"], SPLIT_SPELLINGS, "split", "train, validation, test", row_name)
     table["corpus"] = _texts(raw, "corpus", row_name) if "corpus" in raw else "scores"
-    table["method"] = _texts(raw, "method", row_name) if "method" in raw else _methods(table)
+    table["manipulation"] = _texts(raw, "manipulation", row_name) if "manipulation" in raw else _manipulations(table)
     table["frame"] = _frames(raw, table, row_name)
     _check(table, "frame" in raw, row_name)
     table["group"], note = _groups(raw, table, row_name)
@@ -129,16 +129,16 @@ def _mapped(column: pd.Series, meaning: dict, name: str, allowed: str, row_name)
     return known.astype(type(next(iter(meaning.values()))))
 
 
-def _methods(table: pd.DataFrame) -> pd.Series:
-    """Name the method by a folder of the video's path that is one, else by the label."""
-    known = "|".join(sorted(splits.SWAPS | splits.REENACTMENTS))
+def _manipulations(table: pd.DataFrame) -> pd.Series:
+    """Name the manipulation by a folder of the video's path that is one, else by the label."""
+    known = "|".join(sorted(identity.SWAPS | identity.REENACTMENTS))
     named = table["video"].str.extract(rf"(?:^|[/\\])({known})[/\\]", expand=False)
     return named.where(named.notna() & (table["label"] == 1), table["label"].map({0: "real", 1: "fake"}))
 
 
 def _frames(raw: pd.DataFrame, table: pd.DataFrame, row_name) -> pd.Series:
     if "frame" not in raw:
-        return table.groupby(["corpus", "method", "video", "part"]).cumcount()
+        return table.groupby(["corpus", "manipulation", "video", "split"]).cumcount()
     numbers = pd.to_numeric(raw["frame"], errors="coerce")
     _refuse(
         numbers.isna() | (numbers % 1 != 0), raw["frame"], "has a frame that is no whole number", row_name
@@ -147,11 +147,11 @@ def _frames(raw: pd.DataFrame, table: pd.DataFrame, row_name) -> pd.Series:
 
 
 def _check(table: pd.DataFrame, has_frames: bool, row_name) -> None:
-    key = ["corpus", "method", "video"]
+    key = ["corpus", "manipulation", "video"]
     first = table.groupby(key)["label"].transform("first")
     _refuse(table["label"] != first, table["video"], "gives a video a second label", row_name)
     if has_frames:
-        twice = table.duplicated([*key, "part", "frame"])
+        twice = table.duplicated([*key, "split", "frame"])
         _refuse(twice, table["video"], "repeats a frame of a video", row_name)
     if table["label"].nunique() == 1:
         only = "fake" if table["label"].iloc[0] == 1 else "real"
@@ -167,7 +167,7 @@ def _groups(raw: pd.DataFrame, table: pd.DataFrame, row_name) -> tuple[pd.Series
     ids = stems.str.extract(FFPP_NAME).where(stems.str.match(FFPP_NAME), None)
     looks = ids[0].notna()
     videos = pd.DataFrame({"corpus": table["corpus"], "target": ids[0].where(looks, stems), "source": ids[1]})
-    groups = splits.identity_groups(videos).astype(str)
+    groups = identity.identity_groups(videos).astype(str)
     if looks.all():
         return groups, "identity groups were derived from names of FaceForensics++ (target_source)"
     return groups, (

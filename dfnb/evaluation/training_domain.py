@@ -8,9 +8,9 @@ from functools import cache
 import numpy as np
 import pandas as pd
 
+from dfnb import KEY
 from dfnb.data import video
 
-KEY = ["corpus", "method", "video"]
 DIRECTIONS = 16  # principal components kept; what lies outside of them is measured by its length alone
 RANGES = {  # trait of a video -> digits after the point, and how a sentence names it
     "side": (0, "{new} pixels on the picture's short side, training videos had {known}"),

@@ -26,7 +26,7 @@ pixels = CLIPImageProcessor.from_pretrained(**base)(images=list(numpy.load("crop
 {read}
 print(scores.tolist(), "fake" if scores.mean() >= {threshold!r} else "real")
 '''
-READ = {  # method -> imports, and how they get from pixels to `scores`, the probability of fake of each crop
+READ = {  # detector -> imports, and how they get from pixels to `scores`, the probability of fake of each crop
     "probe, projected": (["CLIPModel"], '''\
 clip = CLIPModel.from_pretrained(**base)
 features = torch.nn.functional.normalize(clip.visual_projection(clip.vision_model(pixels).pooler_output))
@@ -46,7 +46,7 @@ weight, bias = weights.pop("head.weight"), weights.pop("head.bias")
 tower.load_state_dict({name.removeprefix("tower."): value for name, value in weights.items()})
 scores = torch.sigmoid(tower(pixels).pooler_output @ weight[0] + bias)'''),
 }
-CARD = """# A deepfake detector: {method} on CLIP {clip}
+CARD = """# A deepfake detector: {detector} on CLIP {clip}
 
 It gives a face crop the probability that the face was manipulated. {trainable:,} values were trained; the base
 is the CLIP `{clip}` (fingerprint {fingerprint}). {caveat}
@@ -74,7 +74,7 @@ the faces {ranges[face]} pixels, the files {ranges[bits]} bits per pixel (`train
 
 ## Results
 
-Test videos of split {split}: {tested}. None of them was trained on; people and scenes in them may have been. Low and high
+Test videos of split seed {split_seed}: {tested}. None of them was trained on; people and scenes in them may have been. Low and high
 bound the 95 % interval of the AUC. It is one split and one seed: other draws give other numbers.
 
 {results}
@@ -86,14 +86,14 @@ bound the 95 % interval of the AUC. It is one split and one seed: other draws gi
 - Nothing was tested by sex, age or skin colour.
 - {caveat}
 """
-COLUMNS = ["level", "answer", "AUC", "low", "high", "EER", "ACC", "balanced", "F1", "threshold"]
+COLUMNS = ["unit", "answer", "AUC", "low", "high", "EER", "ACC", "balanced", "F1", "threshold"]
 
 
 def export(run: Path, dest: Path) -> Path:
     """Write the detector of a finished run into a new folder `dest`, with a model card, and return it.
 
     A CLIP that is not from a hub ("tiny", a folder) is copied to clip/. Raises UserError where `dest` has content,
-    where the run is not complete, and for a method that plain transformers cannot load.
+    where the run is not complete, and for a detector that plain transformers cannot load.
     """
     run, dest = Path(run), Path(dest)
     if dest.exists() and (not dest.is_dir() or any(dest.iterdir())):
@@ -101,7 +101,7 @@ def export(run: Path, dest: Path) -> Path:
     detector, card = videos.load(run), bases.peek(run)
     recipe = _recipe(card)
     if recipe not in READ:
-        raise UserError(f"a detector of the method {recipe!r} cannot be exported, only {', '.join(READ)}")
+        raise UserError(f"the detector {recipe!r} cannot be exported, only {', '.join(READ)}")
     tested, table = results(run, card)
     dest.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=dest.parent, prefix=f".{dest.name}-") as scratch:
@@ -120,16 +120,16 @@ def export(run: Path, dest: Path) -> Path:
 def results(run: Path, card: dict) -> tuple[str, pd.DataFrame]:
     """What was tested, and the table of `tables.by_split`, for the detector that a run saved: of its own split.
 
-    Its scores are known by their split and by the threshold that their validation part gives.
+    Its scores are known by their split and by the threshold that their validation split gives.
     """
     scores = pd.read_parquet(Path(run) / "scores.parquet")
-    own = scores[scores.split == card["split"]]
+    own = scores[scores.split_seed == card["split_seed"]]
     for _, rows in own.groupby("model", sort=False):
-        judged = metrics.to_videos(rows[rows.part == "validation"])
+        judged = metrics.to_videos(rows[rows.split == "validation"])
         if metrics.best_threshold(judged.label, judged.score) == card["threshold"]:
-            tested = metrics.to_videos(rows[rows.part == "test"]).method.value_counts()
+            tested = metrics.to_videos(rows[rows.split == "test"]).manipulation.value_counts()
             return _listed(tested.to_dict()), tables.by_split(rows)
-    raise UserError(f"{run} holds no scores of its own detector (split {card['split']}, threshold {card['threshold']:g})")
+    raise UserError(f"{run} holds no scores of its own detector (split {card['split_seed']}, threshold {card['threshold']:g})")
 
 
 def preprocessing(detector: Detector) -> dict:
@@ -159,8 +159,8 @@ def model_card(card: dict, snippet: str, tested: str, table: pd.DataFrame) -> st
     told, settings, base, ranges = card["trained_on"], card["crops"], card["base"], card["domain"]["ranges"]
     clip = Path(base["name"]).name if Path(base["name"]).is_absolute() else base["name"]
     return CARD.format(
-        method=card["method"], clip=clip, fingerprint=base["fingerprint"], trainable=card["trainable"],
-        caveat=videos.caveat(card), snippet=snippet, crops=settings, threshold=card["threshold"], split=card["split"],
+        detector=card["detector"], clip=clip, fingerprint=base["fingerprint"], trainable=card["trainable"],
+        caveat=videos.caveat(card), snippet=snippet, crops=settings, threshold=card["threshold"], split_seed=card["split_seed"],
         world=f"{'the demo world, a drawn one' if told['demo'] else told['corpus']} (profile {told['profile']})",
         videos=_listed(told["videos"]), trained_crops=told["frames"], tested=tested,
         ranges={name: training_domain.span(bounds, ".3g") for name, bounds in ranges.items()}, results=_markdown(table[COLUMNS]))
@@ -172,7 +172,7 @@ def _markdown(table: pd.DataFrame) -> str:
 
 
 def _recipe(card: dict) -> str:
-    return card["method"] if card["method"] != "probe" else f"probe, {card['options']['features']}"
+    return card["detector"] if card["detector"] != "probe" else f"probe, {card['options']['features']}"
 
 
 def base(name: str, checkpoint: Path | None, folder: Path | None) -> dict:

@@ -22,7 +22,7 @@ from dfnb.runs import configuration
 from dfnb.runs import state as run_state
 
 SUFFIXES = {".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".mpg", ".mpeg"}
-NEEDED = ("threshold", "crops", "trained_on", "domain")  # of a card; `workbench.Bench.trial` puts them there
+NEEDED = ("threshold", "crops", "trained_on", "domain")  # of a card; `workbench.Experiment.trial` puts them there
 FEW = 4  # videos that are cropped sooner than other processes have started
 SHOWN = 4  # most and least suspicious crops in a picture
 
@@ -127,7 +127,7 @@ def score(detector: detectors.Detector, paths: list[Path], *, workers: int | Non
           progress: bool = True) -> list[Verdict]:
     """Crop as the detector's training videos were cropped, score, and compare with its domain; a verdict a file."""
     names = [str(Path(file).absolute()) for file in paths]
-    videos = pd.DataFrame({"corpus": "clips", "method": "clip", "video": names, "path": names})
+    videos = pd.DataFrame({"corpus": "clips", "manipulation": "clip", "video": names, "path": names})
     workers = workers or (1 if len(paths) <= FEW else None)
     view = crops.build(videos, **detector.card["crops"], most_lost=1.0, workers=workers, progress=progress)
     found = np.zeros(0), np.zeros((0, 1, 1)), np.zeros((0, 1))
@@ -167,7 +167,7 @@ def write(verdicts: list[Verdict], card: dict, out: Path, *, progress: bool = Tr
     pictures = _picture_names(verdicts)
     table = pd.concat([_rows(verdict) for verdict in verdicts])
     files.atomic_write(out / "scores.csv", table.to_csv(index=False))
-    content = {"detector": {name: card[name] for name in ("method", "base", "threshold", "trained_on", "crops")},
+    content = {"detector": {name: card[name] for name in ("detector", "base", "threshold", "trained_on", "crops")},
                "caveat": caveat(card),
                "videos": [_plain(verdict, name) for verdict, name in zip(verdicts, pictures, strict=True)]}
     files.atomic_write(out / "scores.json", configuration.canonical(content))
@@ -203,9 +203,9 @@ def _picture_names(verdicts: list[Verdict]) -> list[str | None]:
 
 
 def _rows(verdict: Verdict) -> pd.DataFrame:
-    method, label = _known(verdict.path)
+    manipulation, label = _known(verdict.path)
     kept = verdict.frames[verdict.frames.status == faces.KEPT]
-    return pd.DataFrame({"video": str(verdict.path), "method": method, "label": label, "part": "test",
+    return pd.DataFrame({"video": str(verdict.path), "manipulation": manipulation, "label": label, "split": "test",
                          "frame": kept.frame, "time": kept.pts.round(3), "score": kept.score})
 
 

@@ -18,9 +18,9 @@ def of_run(notebook: Path, profile: Profile, parameters: dict[str, Any]) -> dict
     """What the result depends on, as plain JSON: equal configurations give equal metrics."""
     full = chapter_parameters(notebook, profile) | check_parameters(notebook, parameters)
     for name in {"train_on", "test_on"} & set(full):
-        if full[name] not in profile.corpus.methods:
+        if full[name] not in profile.corpus.manipulations:
             raise UserError(f"{name} is {full[name]!r}, but the manipulations of params/{profile.name}.yaml are "
-                            f"{', '.join(profile.corpus.methods)}")
+                            f"{', '.join(profile.corpus.manipulations)}")
     settings, others = profile.settings, []
     if profile.test_corpora and any("experiment.across(" in source for source, _ in code_cells(notebook)):
         others = profile.test_corpora  # no other chapter must be repeated when one is added

@@ -13,7 +13,7 @@ from dfnb.runs.notebooks import code_cells
 
 KINDS = {int: "an integer", float: "a number", str: "a text", bool: "true or false"}
 CHOICES = {
-    "regime": ("study", "frame", "video", "target", "pair", "identity", "official", "official-strict"),
+    "protocol": ("study", "frame", "video", "target", "pair", "identity", "official", "official-strict"),
     "features": ("projected", "pooled"),
 }
 AT_LEAST_0, AT_LEAST_1 = ("at least 0", lambda value: value >= 0), ("at least 1", lambda value: value >= 1)
@@ -26,7 +26,7 @@ RANGES = {  # of every number that a notebook declares: in words, and as a test
     **dict.fromkeys(["alpha", "learning_rate", "lora_rate", "full_rate", "layernorm_rate", "components_rate"], POSITIVE),
     "dropout": ("at least 0 and less than 1", lambda value: 0 <= value < 1),
     "fraction": ("more than 0 and at most 1", lambda value: 0 < value <= 1),
-    "level": ("more than 0 and less than 1", lambda value: 0 < value < 1),
+    "confidence": ("more than 0 and less than 1", lambda value: 0 < value < 1),
     "correlation": ("at least 0 and less than 1", lambda value: 0 <= value < 1),
     "planted_people": ("an even number of at least 4", lambda value: value >= 4 and value % 2 == 0),
 }

@@ -11,14 +11,14 @@ import pandas as pd
 from dfnb import UserError
 from dfnb.config import load
 from dfnb.evaluation import intervals, metrics, power, tables
-from dfnb.evaluation.ablations import FACTORS, PARTS
+from dfnb.evaluation.ablations import FACTORS, SPLITS
 from dfnb.runs import configuration, notebooks, run, state
 from dfnb.runs import grid as grids
 from dfnb.runs.parameters import chapter_parameters
 
 ROLES = ["grid", "one_factor", "fraction_epochs", "fraction_steps"]  # the sweeps that chapter 4 reads, by name
 MEASURED = ["trainable", "steps_taken", "train_frames", "validation_frames", "validation_loss",
-            *(f"{part}{bound}" for part in PARTS for bound in ("", "_low", "_high")), "EER", "F1", "ACC"]
+            *(f"{split}{bound}" for split in SPLITS for bound in ("", "_low", "_high")), "EER", "F1", "ACC"]
 
 @dataclass(frozen=True)
 class Result:
@@ -75,7 +75,7 @@ def read(folder: Path, *, done: bool = True) -> Result | None:
     return Result(folder) if digest else None
 
 
-def of_sweeps(profile: str, level: float = 0.95) -> pd.DataFrame:
+def of_sweeps(profile: str, confidence: float = 0.95) -> pd.DataFrame:
     """One row a run of the profile's sweeps: sweeps, state, why, its parameters, MEASURED, seconds (CPU), memory (MB).
 
     `train_frames` and `validation_frames` are the AUCs of frames at the epoch kept; `validation` and `test` those of
@@ -87,18 +87,18 @@ def of_sweeps(profile: str, level: float = 0.95) -> pd.DataFrame:
         row = grids.row(cell)
         found = read(cell.folder, done=row["state"] == "done")
         told = {key: row[key] for key in ("sweeps", "run", "state", "why")}
-        rows.append(told | row["parameters"] | (_measured(found, level) if found else {}))
+        rows.append(told | row["parameters"] | (_measured(found, confidence) if found else {}))
     columns = ["sweeps", "run", "state", "why", "split_seed", *FACTORS, "steps", *MEASURED, "seconds", "memory"]
     return pd.DataFrame(rows).reindex(columns=columns)
 
 
-def _measured(result: Result, level: float) -> dict:
+def _measured(result: Result, confidence: float) -> dict:
     """The numbers of one finished run of chapter 3."""
     kept = next(row for row in result.metrics["history"] if row["best"])
     table = pd.DataFrame(result.metrics["rows"])
     test = tables.chosen(table, "video").iloc[0] if "threshold from validation" in set(table.answer) else None
-    videos = metrics.to_videos(result.scores[result.scores.part == "validation"])
-    bounds = intervals.interval(videos.label, videos.score, videos.group, level=level)
+    videos = metrics.to_videos(result.scores[result.scores.split == "validation"])
+    bounds = intervals.interval(videos.label, videos.score, videos.group, confidence=confidence)
     found = {"trainable": result.metrics["trainable"], "steps_taken": result.metrics["history"][-1]["steps"],
              "train_frames": kept["train_auc"],
              "validation_frames": kept["validation_auc"], "validation_loss": kept["validation_loss"],
@@ -123,7 +123,7 @@ def optimism(profile: str, grid: pd.DataFrame, *, draws: int = 500, seed: int = 
     if len(done) < 2:
         return dict.fromkeys(["apparent", "nested", "optimism"]) | {"reason": "fewer than two runs are done"}
     folders = {cell.folder.name: cell.folder for cell in grids.expand(load(profile))}
-    videos = [metrics.to_videos(read(folders[name]).scores.query("part == 'test'")) for name in done.run]
+    videos = [metrics.to_videos(read(folders[name]).scores.query("split == 'test'")) for name in done.run]
     scores = np.stack([table.score for table in videos])
     return power.optimism_of_best(videos[0].label, scores, videos[0].group, draws=draws, seed=seed)
 

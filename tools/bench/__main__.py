@@ -7,7 +7,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from dfnb import experiment, files
+from dfnb import files
+from dfnb.experiment import Experiment
 from dfnb.runs import notebooks, parameters
 from tools.bench import measure, page, parts
 
@@ -16,13 +17,13 @@ HEIGHTS = (None, 480, 720)  # pixels; None: the demo world's own 256
 
 
 def main() -> None:
-    began, bench = time.perf_counter(), experiment.open("demo")
+    began, experiment = time.perf_counter(), Experiment.open("demo")
     with tempfile.TemporaryDirectory() as scratch:
         for name in ("crops", "faces"):  # ready before, but no kept activations
             (Path(scratch) / name).symlink_to(files.cache() / name)
         os.environ["DFNB_CACHE"] = scratch
         found = {"hardware": measure.hardware(), "peak": measure.matrix_peak()}
-        for name, part in plan(bench).items():
+        for name, part in plan(experiment).items():
             print(f"{time.perf_counter() - began:5.0f} s  {name}", flush=True)
             found[name] = part()
     found["peak"] = max(found["peak"], measure.matrix_peak())
@@ -31,20 +32,20 @@ def main() -> None:
     print(f"{time.perf_counter() - began:5.0f} s  {files.ROOT / 'book' / 'performance.md'}")
 
 
-def plan(bench: experiment.Bench) -> dict[str, Callable]:
+def plan(experiment: Experiment) -> dict[str, Callable]:
     """What is measured, in this order; runs of two and one epochs, since a ratio needs no more."""
-    chapter = parameters.chapter_parameters(notebooks.find("03"), bench.profile)
-    base = chapter | bench.profile.sweeps["grid"].base
+    chapter = parameters.chapter_parameters(notebooks.find("03"), experiment.profile)
+    base = chapter | experiment.profile.sweeps["grid"].base
     large = parts.random_clip("ViT-B/32")
-    runs = [(bench.clip, parts.demo_views(bench), _lora(chapter) | {"epochs": 2}),
-            (bench.clip, parts.demo_views(bench), _lora(base) | {"epochs": 2}),
+    runs = [(experiment.clip, parts.demo_views(experiment), _lora(chapter) | {"epochs": 2}),
+            (experiment.clip, parts.demo_views(experiment), _lora(base) | {"epochs": 2}),
             (large, parts.random_views(large, (128, 32, 32)), _lora(base) | {"epochs": 1, "blocks": 3})]
-    paths = [Path(path) for path in bench.videos.groupby("method", sort=False).path.first()]
+    paths = [Path(path) for path in experiment.videos.groupby("manipulation", sort=False).path.first()]
     return {
         "one_run": lambda: [parts.one_run(*run) for run in runs],
-        "grid": lambda: parts.grid(bench),
+        "grid": lambda: parts.grid(experiment),
         "utilisation": lambda: [parts.utilisation(clip, blocks=3, scored=scored)
-                                for clip, scored in ((bench.clip, 256), (large, 128))],
+                                for clip, scored in ((experiment.clip, 256), (large, 128))],
         "crops": lambda: [parts.faces_per_second(paths, 8, 64, height) for height in HEIGHTS],
         "growth": parts.growth,
         "start_up": parts.start_up,

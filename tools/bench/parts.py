@@ -16,10 +16,11 @@ import numpy as np
 import pandas as pd
 import torch
 
-from dfnb import experiment, files
+from dfnb import files
 from dfnb.data import corpora, crop_cache, crops, faces, video
-from dfnb.detectors import METHODS, training
+from dfnb.detectors import DETECTORS, training
 from dfnb.detectors.lora import Classifier
+from dfnb.experiment import Experiment
 from dfnb.models import clip as clips
 from dfnb.runs import kernels, notebooks, parameters, study, sweep
 from tools.bench import measure, plain
@@ -49,15 +50,15 @@ def random_views(clip: clips.Clip, sizes: tuple[int, int, int]) -> dict[str, cro
     generator, total = np.random.default_rng(0), sum(sizes)
     labels = np.arange(total) % 2
     images = generator.integers(0, 200, (total, clip.size, clip.size, 3), dtype=np.uint8) + 20 * labels[:, None, None, None]
-    frames = pd.DataFrame({"corpus": "noise", "method": "noise", "video": [f"{at:05d}" for at in range(total)],
+    frames = pd.DataFrame({"corpus": "noise", "manipulation": "noise", "video": [f"{at:05d}" for at in range(total)],
                            "frame": 0, "label": labels})
     whole, ends = crops.CropView.of_arrays(images.astype(np.uint8), frames), np.cumsum((0, *sizes))
     return {part: whole.select(np.arange(*ends[at : at + 2])) for at, part in enumerate(LEVELS)}
 
 
-def demo_views(bench: experiment.Bench) -> dict[str, crops.CropView]:
-    parts = bench.parts("study", seed=0, train_method="FaceSwap", test_methods=["NeuralTextures"])
-    return {part: bench.view(parts, part) for part in LEVELS}
+def demo_views(experiment: Experiment) -> dict[str, crops.CropView]:
+    split_table = experiment.split("study", seed=0, train_manipulation="FaceSwap", test_manipulations=["NeuralTextures"])
+    return {split: experiment.view(split_table, split) for split in LEVELS}
 
 
 def one_run(clip: clips.Clip, views: dict[str, crops.CropView], options: dict, repeats: int = 3) -> dict:
@@ -83,27 +84,27 @@ def one_run(clip: clips.Clip, views: dict[str, crops.CropView], options: dict, r
 
 
 def _ours(clip: clips.Clip, views: dict[str, crops.CropView], options: dict) -> dict:
-    detector = METHODS["lora"].fit(views["train"], views["validation"], clip=clip, patience=None, **options)
+    detector = DETECTORS["lora"].fit(views["train"], views["validation"], clip=clip, patience=None, **options)
     detector.score(views["test"])
     return {"loss": detector.history[-1]["loss"], "steps": detector.history[-1]["steps"]}
 
 
-def grid(bench: experiment.Bench, measured: int = 3) -> dict:
+def grid(experiment: Experiment, measured: int = 3) -> dict:
     """The profile's grid through `dfnb sweep`, all of it, and some plain runs of its base in processes of their own."""
-    settings = bench.profile.sweeps["grid"]
+    settings = experiment.profile.sweeps["grid"]
     notebook = notebooks.find(settings.notebook)
-    given = parameters.chapter_parameters(notebook, bench.profile) | settings.base
+    given = parameters.chapter_parameters(notebook, experiment.profile) | settings.base
     options = {name: given[name] for name in ("rank", "alpha", "dropout", "blocks", "learning_rate", "batch", "epochs")}
-    options["blocks"] = options["blocks"] or bench.clip.layers
+    options["blocks"] = options["blocks"] or experiment.clip.layers
     with tempfile.TemporaryDirectory() as scratch:
-        for part, view in demo_views(bench).items():
+        for part, view in demo_views(experiment).items():
             plain.write(view, Path(scratch) / part)
-        command = [sys.executable, "-m", "bench.plain", bench.profile.clip, scratch, json.dumps(options | {"seed": 0})]
+        command = [sys.executable, "-m", "tools.bench.plain", experiment.profile.clip, scratch, json.dumps(options | {"seed": 0})]
         theirs = [measure.timed(lambda: subprocess.run(command, cwd=files.ROOT, check=True, capture_output=True))[0]
                   for _ in range(measured)]
         with mock.patch.dict(os.environ, DFNB_RUNS=f"{scratch}/runs"):
-            study.execute(notebooks.find("01"), bench.profile, {})  # says that crops are there: runs may start side by side
-            ours, rows = measure.timed(lambda: sweep.run(bench.profile.name, ["grid"]))
+            study.execute(notebooks.find("01"), experiment.profile, {})  # says that crops are there: runs may start side by side
+            ours, rows = measure.timed(lambda: sweep.run(experiment.profile.name, ["grid"]))
     sweep.check_done(rows)
     return {"options": options, "cells": len(rows), "ours": ours, "plain": theirs,
             "ratio": statistics.median(theirs) * len(rows) / ours}
@@ -186,7 +187,7 @@ def growth(counts: tuple[int, ...] = (8, 16, 32), identities: int = 20) -> list[
         from dfnb.demo import corpus
 
         corpus.make(Path(scratch) / "corpus", seed=77, identities=identities, frames=max(counts), progress=False)
-        code = "import sys; from bench import parts; parts.grow(*sys.argv[1:])"
+        code = "import sys; from tools.bench import parts; parts.grow(*sys.argv[1:])"
         commands = [[sys.executable, "-c", code, scratch, str(count)] for count in counts]
         return [json.loads(subprocess.run(command, cwd=files.ROOT, check=True, stdout=subprocess.PIPE).stdout)
                 for command in commands]
@@ -195,14 +196,14 @@ def growth(counts: tuple[int, ...] = (8, 16, 32), identities: int = 20) -> list[
 def grow(scratch: str, count: str) -> None:
     """In a process of its own: print frames, crops, seconds and the largest memory (MB)."""
     os.environ["DFNB_CACHE"] = f"{scratch}/cache-{count}"
-    videos = corpora.index(Path(scratch) / "corpus", methods=["FaceSwap", "NeuralTextures"])
+    videos = corpora.index(Path(scratch) / "corpus", manipulations=["FaceSwap", "NeuralTextures"])
     clip = clips.load("tiny")
     began = time.perf_counter()
     view = crops.build(videos, frames=int(count), size=64, progress=False)
     cropped = time.perf_counter()
     rows = np.random.default_rng(0).permutation(len(view))
     train, validation = view.select(rows[len(rows) // 5 :]), view.select(rows[: len(rows) // 5])
-    METHODS["lora"].fit(train, validation, clip=clip, seed=0, blocks=1, epochs=1)
+    DETECTORS["lora"].fit(train, validation, clip=clip, seed=0, blocks=1, epochs=1)
     now = time.perf_counter()
     print(json.dumps({"frames": int(count), "crops": len(view), "crop_seconds": cropped - began,
                       "train_seconds": now - cropped, "memory": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024}))
