@@ -2,10 +2,13 @@
 
 import contextlib
 import hashlib
+import json
+import math
 import os
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -65,6 +68,45 @@ def atomic_write(path: Path, content: bytes | str) -> None:
     """Write `content` to `path` through `atomic`; text is stored as UTF-8."""
     with atomic(path) as temporary:
         temporary.write_bytes(content.encode() if isinstance(content, str) else content)
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Return the object in a JSON file; UserError that names the file where there is none or it is broken."""
+    try:
+        content = json.loads(Path(path).read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        reason = " ".join(str(error).split())
+        raise UserError(f"{path} cannot be read as JSON: {reason}") from None
+    if not isinstance(content, dict):
+        raise UserError(f"{path} must hold settings by name, not {str(content)[:50]}")
+    return content
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write `content` as JSON with an indent of one, its keys in the order given."""
+    atomic_write(path, json.dumps(content, indent=1) + "\n")
+
+
+def canonical(value: Any) -> str:
+    """Return JSON with sorted keys, floats by repr, and null for what is not a finite number."""
+    return json.dumps(plain(value), sort_keys=True, indent=1, allow_nan=False) + "\n"
+
+
+def plain(value: Any) -> Any:
+    """Return `value` in JSON's own types: NumPy becomes lists and numbers, NaN and infinity None."""
+    if isinstance(value, dict):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(item) for item in value]
+    if hasattr(value, "tolist"):  # NumPy arrays and scalars
+        return plain(value.tolist())
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def sha256(path: Path) -> str:
+    """Return the SHA-256 of a file's content as hexadecimal digits."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _sync(path: Path) -> None:

@@ -74,7 +74,7 @@ def test_a_run_goes_from_missing_to_done(home, profile):
     done = json.loads((run.folder / "DONE.json").read_text())
     saved = {"config.json", "metrics.json", "timing.json", "scores.parquet", "curve.parquet"}
     assert set(done["artefacts"]) == saved
-    assert done["artefacts"]["metrics.json"] == configuration.sha256(run.folder / "metrics.json")
+    assert done["artefacts"]["metrics.json"] == files.sha256(run.folder / "metrics.json")
     assert done["seconds"]["total"] > 0
     assert done["peak_memory_mb"] > 1
     assert done["versions"]["python"] == platform.python_version()

@@ -16,8 +16,8 @@ import pytest
 import yaml
 
 from dfnb import UserError, cli, config, files
-from dfnb.runs import configuration, notebooks, state, study
 from dfnb.runs import grid as grids
+from dfnb.runs import notebooks, state, study
 from dfnb.runs import sweep as sweeps
 
 SCRIPT = """# %% tags=["parameters"]
@@ -106,7 +106,7 @@ def metrics() -> dict[str, bytes]:
 
 def content(rank: int, dropout: float, seed: int = 0) -> bytes:
     """What metrics.json holds in the end, to the bit."""
-    return configuration.canonical({"value": (rank + seed) / 3 - dropout, "repeats": 1}).encode()
+    return files.canonical({"value": (rank + seed) / 3 - dropout, "repeats": 1}).encode()
 
 
 def threads():

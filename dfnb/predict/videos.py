@@ -18,7 +18,6 @@ from dfnb.detectors import base as bases
 from dfnb.evaluation import plots, training_domain
 from dfnb.models import clip as clips
 from dfnb.models import saliency
-from dfnb.runs import configuration
 from dfnb.runs import state as run_state
 
 SUFFIXES = {".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".mpg", ".mpeg"}
@@ -170,7 +169,7 @@ def write(verdicts: list[Verdict], card: dict, out: Path, *, progress: bool = Tr
     content = {"detector": {name: card[name] for name in ("detector", "base", "threshold", "trained_on", "crops")},
                "caveat": caveat(card),
                "videos": [_plain(verdict, name) for verdict, name in zip(verdicts, pictures, strict=True)]}
-    files.atomic_write(out / "scores.json", configuration.canonical(content))
+    files.atomic_write(out / "scores.json", files.canonical(content))
     plots.style()
     named = [(verdict, name) for verdict, name in zip(verdicts, pictures, strict=True) if name]
     for verdict, name in tqdm(named, desc="pictures", disable=None if progress else True):

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import math
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -36,7 +35,7 @@ def code_fingerprint(notebook: Path) -> str:
     paths = [path for path in package.rglob("*.py") if path.relative_to(package).parts[0] != "demo"]
     digest = hashlib.sha256(json.dumps([source for source, _ in code_cells(notebook)]).encode())
     for path in sorted([*paths, *package.rglob("*.safetensors")]):
-        digest.update(f"\n{path.relative_to(package)} {sha256(path)}".encode())
+        digest.update(f"\n{path.relative_to(package)} {files.sha256(path)}".encode())
     return digest.hexdigest()[:16]
 
 
@@ -69,7 +68,7 @@ def run_id(config: dict[str, Any], chapter: dict[str, Any]) -> str:
     own = {key: config[key] for key in ("notebook", "profile", "parameters")}
     other = [f"{name}{value}" for name, value in config["parameters"].items() if value != chapter[name]]
     slug = re.sub(r"([^a-z0-9.]|(?<!\d)\.|\.(?!\d))+", "-", "-".join(other).lower())[:40].strip("-.")
-    return f"{slug or config['notebook']}-{hashlib.sha256(canonical(own).encode()).hexdigest()[:12]}"
+    return f"{slug or config['notebook']}-{hashlib.sha256(files.canonical(own).encode()).hexdigest()[:12]}"
 
 
 def place(notebook: Path, profile: Profile, config: dict[str, Any]) -> Path:
@@ -81,24 +80,3 @@ def place(notebook: Path, profile: Profile, config: dict[str, Any]) -> Path:
     if all(value == chapter[name] for name, value in config["parameters"].items()):
         return own
     return own / "sweep" / run_id(config, chapter)
-
-
-def canonical(value: Any) -> str:
-    """JSON with sorted keys, floats by repr, and null for what is no finite number."""
-    return json.dumps(_plain(value), sort_keys=True, indent=1, allow_nan=False) + "\n"
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {str(key): _plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
-    if hasattr(value, "tolist"):  # NumPy arrays and scalars
-        return _plain(value.tolist())
-    return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def sha256(path: Path) -> str:
-    """SHA-256 of a file's content."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -26,8 +26,8 @@ from typing import Any
 
 from dfnb import UserError, files, machine
 from dfnb.config import Profile
+from dfnb.files import canonical, sha256
 from dfnb.runs import configuration, notebooks, state
-from dfnb.runs.configuration import canonical, sha256
 from dfnb.runs.parameters import check_kernel, declared
 
 APART = {"lock", "sweep", "DONE.json", "FAILED.json", "notebook.log"}  # in a run's folder, no artefacts

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from dfnb import UserError, files
-from dfnb.runs.configuration import canonical, sha256
+from dfnb.files import canonical, sha256
 
 REASONS = {  # class of a failure -> what "kind: message" of its exception looks like
     "disk full": r"\[Errno (28|122)\]|[Nn]o space left",

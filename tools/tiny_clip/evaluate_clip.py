@@ -7,7 +7,9 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from transformers import CLIPImageProcessorPil as CLIPImageProcessor  # the other one wants torchvision
+from transformers import (
+    CLIPImageProcessorPil as CLIPImageProcessor,  # the other one wants torchvision
+)
 from transformers import CLIPModel, PreTrainedTokenizerBase
 
 from tools.tiny_clip import clip_card, portraits, views, vocabulary
