@@ -11,9 +11,10 @@
 # %% [markdown]
 # # 1. The videos, their faces, and the split
 #
-# **Question** Which videos does the study train and test on, and what does a detector get to see of them?
+# **Question** Which videos does the study train and test on, and what does a detector see of them?
 #
-# **Answer** Real and FaceSwap videos train it, other real videos and every NeuralTextures video test it, and it sees square face crops, nothing else.
+# **Answer** The detector is trained on real and FaceSwap videos, and tested on other real videos
+# and on every NeuralTextures video. It sees square face crops and nothing else.
 
 # %%
 import matplotlib.pyplot as plt
@@ -43,9 +44,10 @@ display(Markdown(f"{run.stamp()} Split: {splits.mark(protocol)}."))
 # %% [markdown]
 # ## Data
 #
-# A FaceForensics++ corpus is a folder of mp4 files. A real video has a number; a fake is named `target_source`: the target's scene, and either the
-# source's face (FaceSwap) or the source's mouth movements (NeuralTextures). The table counts the videos, and the identity groups that they form when
-# every target and source that occur together are joined.
+# A FaceForensics++ corpus is a folder of mp4 files. A real video has a number; a fake is named
+# `target_source`: the target's scene, and either the source's face (FaceSwap) or the source's mouth
+# movements (NeuralTextures). The table counts the videos, and the identity groups that they form
+# when every target and source that occur together are joined.
 
 # %%
 summary = experiment.videos.groupby("manipulation", sort=False).agg(
@@ -54,8 +56,9 @@ summary = experiment.videos.groupby("manipulation", sort=False).agg(
 summary
 
 # %% [markdown]
-# Each column below is one person: the real video, the same scene with a swapped face, and the same person with another one's mouth movements. Where the
-# profile has more manipulations, they follow; only chapter 6 tests them. These crops are all that a detector gets.
+# Each column below is one person: the real video, the same scene with a swapped face, and the same
+# person with another one's mouth movements. Where the profile has more manipulations, they follow;
+# only chapter 6 tests them. A detector sees only these crops.
 
 # %%
 reals = experiment.videos[experiment.videos.label == 0].video.head(shown)
@@ -70,23 +73,28 @@ if shown:
 # %% [markdown]
 # ## Method
 #
-# Frames are taken evenly from the whole clip. dlib's HOG detector finds faces; one track per clip follows the face that stays; its smoothed box is made
-# square and enlarged by the margin, as the FaceForensics++ baseline does {cite}`roessler2019`. A frame without a usable face is not dropped in silence: it
-# stays in the table with its reason, and losses are counted by class, because a detector could learn from what is missing.
+# Frames are taken evenly from the whole clip. dlib's HOG detector finds faces; one track per clip
+# follows the face that stays. Its smoothed box is made square and enlarged by the margin, as the
+# FaceForensics++ baseline does {cite}`roessler2019`. A frame without a usable face stays in the
+# table with the reason. Losses are counted by class, because a detector could learn from what is
+# missing.
 
 # %%
 losses = experiment.crops.losses()
 losses.set_index(["manipulation", "status"]).round(4)
 
 # %% [markdown]
-# Only one manipulation trains and validates, another one tests. The regime `study` splits each class by itself: most of the real videos and of the training
-# manipulation train, some validate, the remaining real videos and all videos of the unseen manipulation test. `official` follows the lists that come with
-# FaceForensics++ {cite}`roessler2019`, in which a pair of ids and its fakes share a part; `identity` draws such parts anew. All frames of a video stay in one part.
+# The detector is trained and validated on one manipulation and tested on another one. The protocol
+# `study` splits each class separately: most of the real videos and of the training manipulation are
+# for training, some for validation. The remaining real videos and all videos of the unseen
+# manipulation are for testing. `official` follows the lists that come with FaceForensics++
+# {cite}`roessler2019`, in which a pair of ids and its fakes share a split; `identity` draws such
+# splits at random. All frames of a video stay in one split.
 
 # %% [markdown]
 # ## Result
 #
-# Videos and frames in each part, by class.
+# The table counts the videos and frames of each split, by class.
 
 # %%
 placed = experiment.crops.frames.merge(split_table, on=list(split_table.columns.drop("split")))
@@ -98,7 +106,8 @@ per_part = counts.videos.unstack(fill_value=0).reindex(
 counts.unstack(fill_value=0).reindex(order)
 
 # %% [markdown]
-# The same as a picture: the test part holds many fakes and few reals, which is why accuracy and F1 say little there.
+# The figure shows the same counts. The test split holds many fakes and few reals, which is why
+# accuracy and F1 say little there.
 
 # %%
 figure, ax = plt.subplots(figsize=(7, 2))
@@ -106,15 +115,17 @@ plots.part_counts(per_part, ax)
 plt.show()
 
 # %% [markdown]
-# A split by video keeps frames apart, but not people or scenes. The audit below counts, for each class of the test part, the share of its videos of which
-# something was seen in training: the scene (its target), the face it shows, any member of its identity group; and with which label.
+# A split by video keeps frames apart, but not people or scenes. For each class of the test split,
+# the audit below counts the share of videos of which something was seen in training, and with which
+# label. It looks for the scene (the target of the video), for the face that the video shows, for a
+# video of the same pair, and for any member of the identity group.
 
 # %%
 audit = identity.audit(split_table, experiment.videos, groups=experiment.videos.group).set_index(["manipulation", "leak"])
 audit.round(3)
 
 # %% [markdown]
-# The largest leak of this split in one sentence:
+# One sentence names the largest leak of this split.
 
 # %%
 scene = audit.loc[(test_on, "scene")]
@@ -124,8 +135,9 @@ display(Markdown(f"Of {scene.videos} {test_on} test videos, {scene.seen_as_real:
 # %% [markdown]
 # ## Limits
 #
-# The regime `study` is the split of the study that is reproduced here, and it leaks scenes between parts. Chapters 2 and 3 repeat every number over several
-# seeds, because a test part with few real videos moves a great deal from draw to draw.
+# The protocol `study` is that of the study that is reproduced here, and it leaks scenes between
+# splits. Chapters 2 and 3 repeat every number over several split seeds, because results on few real
+# test videos differ a great deal from draw to draw.
 
 # %%
 run.save({"videos": summary.videos.to_dict(), "losses": losses.to_dict("records"),

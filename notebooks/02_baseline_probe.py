@@ -11,9 +11,10 @@
 # %% [markdown]
 # # 2. A linear probe on frozen CLIP
 #
-# **Question** Does CLIP, as it comes, already tell real faces from manipulated ones?
+# **Question** Does CLIP tell real faces from manipulated ones without any adaptation?
 #
-# **Answer** Only in part: a linear probe on its features is better than chance on an unseen manipulation, and its score moves a great deal with the draw of the split.
+# **Answer** Only in part. A linear probe on its features is better than chance on an unseen
+# manipulation, and its AUC differs a great deal between draws of the split.
 
 # %%
 import matplotlib.pyplot as plt
@@ -48,7 +49,9 @@ display(Markdown(f"{run.stamp()} Split: {splits.mark(protocol)}."))
 # %% [markdown]
 # ## Data
 #
-# The split of chapter 1, drawn anew for each seed where no lists fix it: real and one manipulation to train and validate, other reals and an unseen manipulation to test.
+# The videos are split as in chapter 1, with one draw for each split seed where no lists fix the
+# split. Real videos and one manipulation are for training and validation; other real videos and an
+# unseen manipulation are for testing.
 
 # %%
 others = also_test.split()
@@ -59,12 +62,14 @@ split_table[split_seed].groupby(["split", "manipulation"], sort=False).size().un
 # %% [markdown]
 # ## Method
 #
-# CLIP's image tower stays frozen {cite}`radford2021`. Its feature $f(x)$ of a crop goes through a logistic regression,
+# CLIP's image encoder stays frozen {cite}`radford2021`. Its feature $f(x)$ of a crop goes through a
+# logistic regression,
 #
 # $$ p(\text{fake} \mid x) = \sigma(w^\top f(x) + b), $$
 #
-# trained with balanced classes; the strength of its regularisation is the one with the best validation AUC. The **control** is the same probe on a tower
-# with random weights: what it reaches needs no knowledge at all.
+# trained with balanced classes; the strength of its regularisation is the one with the best
+# validation AUC. The **control** is the same probe on an encoder with random weights: its result
+# shows what can be reached without any pre-training.
 
 # %%
 trials = {(name, seed): experiment.trial("probe", table, seed=seed, model=tower, features=features)
@@ -76,15 +81,17 @@ scores = every[~every.manipulation.isin(others)]
 # %% [markdown]
 # ## Result
 #
-# One row a model and level: the mean over the splits of every measure, and the lowest and highest AUC among the splits. The threshold comes from
-# validation; the constant answer "fake" stands below.
+# The table has one row for each unit and model. It holds the mean of every measure over the draws
+# of the split, and the lowest and highest AUC among the draws. The threshold comes from validation;
+# the last row is the constant answer "fake".
 
 # %%
 per_split = tables.by_split(scores)
 tables.over_splits(per_split)
 
 # %% [markdown]
-# Each grey line below is one split. The points show what a single table row hides: how far the AUC moves when ten other real videos happen to be tested.
+# Each grey line below is one draw of the split. The points show what a single table row hides: how
+# far the AUC moves when other real videos are tested.
 
 # %%
 figure, axes = plt.subplots(1, 2, figsize=(9, 3.2), sharey=True)
@@ -94,7 +101,8 @@ for ax, unit in zip(axes, ("frame", "video"), strict=True):
 plt.show()
 
 # %% [markdown]
-# The first split in detail: how the scores of reals and fakes overlap, the ROC curves at both levels, and the confusion matrix of the videos.
+# The next figures show the first draw in detail: how the scores of reals and fakes overlap, the ROC
+# curves of frames and of videos, and the confusion matrix of the videos.
 
 # %%
 first = scores.query("model == 'linear probe' and split_seed == @split_seed and split == 'test'")
@@ -109,7 +117,7 @@ figure.tight_layout()
 plt.show()
 
 # %% [markdown]
-# What the splits say together:
+# The draws are compared in one sentence:
 
 # %%
 wide = tables.chosen(per_split, "frame").pivot(index="split_seed", columns="model", values="AUC")
@@ -119,7 +127,8 @@ display(Markdown(f"The probe is ahead of its untrained control on {wins} of {len
                  f"AUC {means['linear probe']:.3f} against {means['probe, untrained tower']:.3f}."))
 
 # %% [markdown]
-# Other unseen manipulations, each by itself, where `also_test` names some: two of them need not be alike to a detector.
+# Where `also_test` names other unseen manipulations, each is tested separately. A detector need not
+# treat two manipulations alike.
 
 # %%
 by_manipulation = tables.by_manipulation(every, others)
@@ -128,8 +137,10 @@ display(by_manipulation if len(by_manipulation) else Markdown("None is named her
 # %% [markdown]
 # ## Limits
 #
-# The intervals treat videos as the unit; two videos of one identity group are still not quite independent. The regime `study` shows training scenes again
-# in the test fakes (chapter 1), which can lower a score as well as raise it. Where lists fix the split, the probe is the same for every seed.
+# The intervals treat videos as the unit, although two videos of one identity group are not quite
+# independent. The protocol `study` shows training scenes again in the test fakes (chapter 1), which
+# can lower an AUC as well as raise it. Where lists fix the split, the probe is the same for every
+# seed.
 
 # %%
 run.seconds |= {name: sum(trials[name, seed].seconds for seed in split_table) / repeats for name in towers}

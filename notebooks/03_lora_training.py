@@ -9,11 +9,13 @@
 # ---
 
 # %% [markdown]
-# # 3. LoRA on the CLIP image tower
+# # 3. LoRA on CLIP's image encoder
 #
-# **Question** How much better does CLIP become when a few low-rank matrices inside it are trained?
+# **Question** How much better does CLIP become when a few low-rank matrices inside of it are
+# trained?
 #
-# **Answer** On the manipulation it trained on, much; on an unseen one in the demo world it is not ahead of the frozen probe on most splits: what is learnt about
+# **Answer** LoRA is much better on the manipulation that it was trained on. On an unseen one in the
+# demo world it is not ahead of the frozen probe on most draws of the split: what is learnt about
 # one manipulation need not carry over.
 
 # %%
@@ -57,7 +59,7 @@ display(Markdown(f"{run.stamp()} Split: {splits.mark(protocol)}."))
 # %% [markdown]
 # ## Data
 #
-# The same splits as in chapter 2, so that the two can be compared split by split.
+# The splits are those of chapter 2, so that the two detectors can be compared draw by draw.
 
 # %%
 others = also_test.split()
@@ -73,8 +75,9 @@ split_table[split_seed].groupby(["split", "manipulation"], sort=False).size().un
 #
 # $$ y = W x + \frac{\alpha}{r} B A x, $$
 #
-# with $B = 0$ at the start, so that training begins at CLIP itself. Only $A$, $B$ and a linear head train. After each epoch the validation part is scored; the
-# epoch with the best AUC there is kept, and the test part is opened once, with that one.
+# with $B = 0$ at the start, so that training begins at CLIP itself. Only $A$, $B$ and a linear head
+# train. After each epoch the validation split is scored. The epoch with the best AUC there is kept,
+# and only that one is scored on the test split.
 
 # %%
 options |= {"blocks": blocks or None, "steps": steps or None}
@@ -84,8 +87,9 @@ every = every.assign(model="LoRA")
 scores = every[~every.manipulation.isin(others)]
 
 # %% [markdown]
-# Training goes on fitting its part when validation has stopped to gain: that is where the epoch is chosen. Each line is one split, each dot the epoch kept. A dot at
-# the very end would say that the schedule was too short.
+# The loss on the training split keeps falling after the validation AUC has stopped improving; the
+# epoch is chosen there. Each line is one draw of the split, and each dot marks the epoch that was
+# kept. A dot at the very end would mean that the schedule was too short.
 
 # %%
 history = pd.concat([pd.DataFrame(trial.detector.history).assign(split_seed=seed)
@@ -98,14 +102,16 @@ plt.show()
 # %% [markdown]
 # ## Result
 #
-# The mean over the splits of every measure, and the lowest and highest AUC among them. The threshold comes from validation.
+# The table holds the mean of every measure over the draws of the split, and the lowest and highest
+# AUC among them. The threshold comes from validation.
 
 # %%
 per_split = tables.by_split(scores)
 tables.over_splits(per_split)
 
 # %% [markdown]
-# The first split in detail: scores by class, ROC curves at both levels, and the confusion matrix of the videos.
+# The next figures show the first draw in detail: scores by class, the ROC curves of frames and of
+# videos, and the confusion matrix of the videos.
 
 # %%
 first = scores[(scores.split_seed == split_seed) & (scores.split == "test")]
@@ -119,8 +125,9 @@ figure.tight_layout()
 plt.show()
 
 # %% [markdown]
-# One real test video and its manipulated version, frame by frame; the horizontal lines are their means, the dashed line is the threshold. A video's score
-# is steadier than any of its frames.
+# The figure shows one real test video and its manipulated version, frame by frame. The horizontal
+# lines are their means, and the dashed line is the threshold. A video's score is steadier than any
+# of its frames.
 
 # %%
 real = first[first.manipulation == "real"].video.min()
@@ -130,14 +137,14 @@ plots.timeline(pair, ax, threshold=row.threshold)
 plt.show()
 
 # %% [markdown]
-# Other unseen manipulations, each by itself, where `also_test` names some.
+# Where `also_test` names other unseen manipulations, each is tested separately.
 
 # %%
 by_manipulation = tables.by_manipulation(every, others)
 display(by_manipulation if len(by_manipulation) else Markdown("None is named here."))
 
 # %% [markdown]
-# What the adaptation costs in parameters:
+# The adaptation trains this many parameters:
 
 # %%
 detector = trials[split_seed].detector
@@ -148,11 +155,14 @@ display(Markdown(f"{detector.trainable:,} values were trained, {detector.trainab
 # %% [markdown]
 # ## Limits
 #
-# Two things may pull the score on the unseen manipulation down; this chapter does not tell them apart. What is learnt may be special to the manipulation in
-# training; and the scene of a tested real may have been trained on as a fake (chapter 5), so that a detector which remembers scenes answers backwards.
+# Two things may lower the AUC on the unseen manipulation, and this chapter does not tell them
+# apart. What is learnt may be specific to the manipulation in training. And the scene of a tested
+# real may have been trained on as a fake (chapter 5), so that a detector that remembers scenes
+# answers backwards.
 #
-# Early stopping looks at validation, which holds the manipulation of the training part: the epoch that is best there need not be best on an unseen one.
-# Whether rank, alpha and dropout matter is a question of its own.
+# Early stopping looks at validation, which holds the manipulation of the training split: the epoch
+# that is best there need not be best on an unseen one. Chapter 4 asks whether rank, alpha and
+# dropout matter.
 
 # %%
 run.seconds["LoRA"] = sum(trial.seconds for trial in trials.values()) / repeats

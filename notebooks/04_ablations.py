@@ -11,11 +11,14 @@
 # %% [markdown]
 # # 4. Ablations: what LoRA's settings do
 #
-# **Question** Do rank, alpha, dropout, the number of adapted blocks or the amount of training data move the result, and by more than chance does?
+# **Question** Do rank, alpha, dropout, the number of adapted blocks or the amount of training data
+# change the result, and by more than chance does?
 #
-# **Answer** In the demo world alpha and dropout have no effect of a sure sign on test, and a rank twice as large has a small one that validation does not show. The cells of the grid
-# lie closer together than the interval of a cell is wide (median). Taking the best cell on test would have flattered the result. More training data helps on validation; on test the
-# gain is sure where the gradient steps are held, and not where the epochs are.
+# **Answer** In the demo world alpha and dropout have no effect of a certain sign on the test split,
+# and doubling the rank has a small one that validation does not show. The runs of the grid lie
+# closer together than the interval of a run is wide (median). Reporting the best run on test would
+# have flattered the result. More training data helps on validation; on test the gain is certain
+# where the number of gradient steps is held, and not where the number of epochs is.
 
 # %%
 import matplotlib.pyplot as plt
@@ -40,8 +43,9 @@ display(Markdown(run.stamp()))
 # %% [markdown]
 # ## Data
 #
-# Nothing is trained here. Chapter 3 was run again and again with other settings, in sweeps; this chapter reads what those runs saved. A run that is missing
-# or failed stays a gap, and the reason is told.
+# Nothing is trained here. Sweeps ran chapter 3 many times with other settings, and this chapter
+# reads what those runs saved. A run that is missing or failed stays a gap, and the table names the
+# reason.
 
 # %%
 table = results.of_sweeps(profile, confidence)
@@ -51,14 +55,15 @@ gaps = table[table.state != "done"]
 pd.DataFrame([{"sweep": name, **rows.state.value_counts()} for name, rows in sweeps.items()]).set_index("sweep").fillna(0).astype(int)
 
 # %% [markdown]
-# What is missing, and why:
+# The missing runs and the reasons:
 
 # %%
 told = gaps.groupby(["state", "why"]).agg(runs=("run", "size"), first=("run", "first"))
 display(told if len(told) else Markdown(f"Nothing: all {len(table)} runs of the profile's sweeps are done."))
 
 # %% [markdown]
-# The setting around which all of them turn is not chapter 3's: where a run has to be cheap, fewer blocks are adapted at a larger learning rate. The two differ in:
+# The base setting of the sweeps is not that of chapter 3: where a run has to be cheap, fewer blocks
+# are adapted at a larger learning rate. The two settings differ in:
 
 # %%
 base = results.base(profile)
@@ -67,28 +72,32 @@ base[base["chapter 3"] != base["sweeps"]]
 # %% [markdown]
 # ## Method
 #
-# The **grid** crosses rank, alpha and dropout on one draw of the split. **One factor at a time** starts from the base and changes one setting, on several draws. The
-# **fraction** of the training videos, drawn by identity group, is changed twice: once with the number of epochs held, so that less data also means fewer gradient
-# steps, and once with the number of steps held, so that only the data differ. Either may stop early on validation.
+# The **grid** crosses rank, alpha and dropout on one draw of the split. **One factor at a time**
+# starts from the base and changes one setting, on several draws. The **fraction** of the training
+# videos, drawn by identity group, is changed twice: once with the number of epochs held, so that
+# less data also means fewer gradient steps, and once with the number of steps held, so that only
+# the data differ. Both may stop early on validation.
 #
-# Cells are not tested against each other one by one. One linear model takes all runs as replicates,
+# Runs are not tested against each other one by one. One linear model takes all runs as replicates,
 #
 # $$ \mathrm{AUC} = a_{\mathrm{split}} + b_1 \log_2 r + b_2 \log_2 \tfrac{\alpha}{r} + b_3\, \mathrm{dropout} + b_4 \log_2 \mathrm{fraction} + \varepsilon, $$
 #
-# with the fraction once for each of the two ways, and an intercept for every draw of the split. $\alpha / r$ is the factor before $B A x$.
+# with one term for the fraction in each of the two ways, and an intercept for every draw of the
+# split. The factor before $B A x$ is $\alpha / r$.
 
 # %% [markdown]
 # ## Result
 #
-# The whole grid: the AUC of videos on validation, which holds the manipulation of the training part, and on test, which holds one never trained on. Below each number its
-# interval.
+# The maps show the whole grid: the video AUC on validation, which holds the manipulation of the
+# training split, and on test, which holds one that was never trained on. The interval stands below
+# each number.
 
 # %%
 sweep_plots.heat_maps(grid)
 plt.show()
 
 # %% [markdown]
-# How far do the cells lie apart, and how wide is the interval of one?
+# The next lines compare how far the runs lie apart with how wide the interval of one run is.
 
 # %%
 done = grid.dropna(subset=["test"])
@@ -98,10 +107,11 @@ for split in ablations.SPLITS:
                      f"cell is {width:.3f} wide (median)."))
 
 # %% [markdown]
-# ### The cell that validation chooses
+# ### The run that validation chooses
 #
-# One cell may be reported as the result: the one that is best on validation. Taking the best on test instead reports luck as skill; by how much, is estimated by choosing
-# on a random half of the test groups and looking at the other half.
+# One run may be reported as the result: the one that is best on validation. Reporting the best run
+# on test instead would present luck as skill. The size of that optimism is estimated by choosing on
+# a random half of the test groups and evaluating on the other half.
 
 # %%
 pick = ablations.chosen(grid)
@@ -111,8 +121,9 @@ display(Markdown(ablations.verdict(grid, pick, luck)))
 # %% [markdown]
 # ### Eight rows, as the study shows them
 #
-# The study's table picks eight rows of its grid by their AUC on **test**. By the same rules ours are beside the rows **reported on FF++**, which belong to other data and another CLIP. As
-# the rows were picked by what they show, the first and last of them say little.
+# The study's table picks eight rows of its grid by their AUC on **test**. Our rows, picked by the
+# same rules, stand beside the rows **reported on FF++**, which belong to other data and another
+# CLIP. Since the rows were picked by their results, the first and the last of them say little.
 
 # %%
 ablations.beside_reported(grid).round(3)
@@ -120,8 +131,9 @@ ablations.beside_reported(grid).round(3)
 # %% [markdown]
 # ### One factor at a time
 #
-# Each point is one run, and the runs of one draw of the split are joined. Where the lines of one colour lie apart by more than they rise or fall, the draw of the split matters
-# more than the setting.
+# Each point is one run, and lines join the runs of one draw of the split. Where the lines of one
+# colour lie further apart than they rise or fall, the draw of the split matters more than the
+# setting.
 
 # %%
 figure, axes = plt.subplots(2, 3, figsize=(11, 5.6), sharey=True)
@@ -136,13 +148,14 @@ figure.tight_layout()
 plt.show()
 
 # %% [markdown]
-# The two rows of fractions as numbers: the mean over the draws, and the number of gradient steps.
+# The table gives the two rows of fractions as numbers: the mean over the draws, and the number of
+# gradient steps.
 
 # %%
 ablations.fractions(epochs_held, steps_held).round(3)
 
 # %% [markdown]
-# In words:
+# The same comparison in words:
 
 # %%
 display(Markdown(ablations.held(epochs_held, steps_held)))
@@ -150,8 +163,9 @@ display(Markdown(ablations.held(epochs_held, steps_held)))
 # %% [markdown]
 # ### Main effects
 #
-# The model's coefficients: how much the AUC changes when rank or $\alpha / r$ doubles, dropout grows, or the training part doubles. An interval that crosses zero leaves the sign
-# open.
+# The table holds the coefficients of the model: how much the AUC changes when rank or $\alpha / r$
+# doubles, dropout grows, or the training split doubles. An interval that crosses zero leaves the
+# sign open.
 
 # %%
 same = table[table.blocks == base["sweeps"]["blocks"]]
@@ -159,7 +173,7 @@ effects = {split: ablations.main_effects(same, split, confidence) for split in a
 pd.concat(effects, axis=1).round(4)
 
 # %% [markdown]
-# The same as a picture.
+# The figure shows the same coefficients.
 
 # %%
 figure, ax = plt.subplots(figsize=(7, 3))
@@ -169,8 +183,9 @@ plt.show()
 # %% [markdown]
 # ### Parameters, over-fitting and cost
 #
-# On the left, the AUC on test against the number of trained values. On the right, how well the training frames were known at the epoch kept, against validation:
-# points far below the diagonal have learnt their part by heart.
+# The left figure plots the AUC on test against the number of trained values. The right figure plots
+# the AUC on validation against the AUC on the training frames at the epoch that was kept: points
+# far below the diagonal are runs that memorised the training split.
 
 # %%
 figure, axes = plt.subplots(1, 2, figsize=(10, 3.6))
@@ -183,8 +198,9 @@ figure.tight_layout()
 plt.show()
 
 # %% [markdown]
-# What a run costs on this machine: seconds of processor time, with the loading of CLIP and the drawing of its page, and the largest memory (MB) of its process.
-# Only this table changes from time to time.
+# The table gives the cost of a run on this machine: seconds of processor time, including the
+# loading of CLIP and the drawing of the page, and the largest memory (MB) of the process. Only this
+# table changes between repetitions.
 
 # %% tags=["nbval-ignore-output"]
 table.groupby(["blocks", "rank"])[["trainable", "seconds", "memory"]].agg({"trainable": "first", "seconds": "median", "memory": "median"}).round(1)
@@ -192,8 +208,10 @@ table.groupby(["blocks", "rank"])[["trainable", "seconds", "memory"]].agg({"trai
 # %% [markdown]
 # ## Limits
 #
-# The runs of a grid share one draw of the split: its test videos are the same in every cell, and the intervals of the main effects do not cover that other people could have been
-# tested. A cheap base may hide what a larger one would show: where little is adapted, rank has little to do. And a linear model sees only what rises or falls along the whole row.
+# The runs of a grid share one draw of the split, so the intervals of the main effects do not cover
+# the choice of test people. A cheap base setting may hide what a larger one would show: where few
+# blocks are adapted, rank has little influence. And a linear model sees only effects that rise or
+# fall along the whole range.
 
 # %%
 run.save({"chosen": None if pick is None else pick.drop(["seconds", "memory"]).to_dict(), "optimism": luck,

@@ -11,10 +11,11 @@
 # %% [markdown]
 # # 5. Identity leakage
 #
-# **Question** How much of a detector's score comes from knowing the video, the scene or the face, rather than from seeing a manipulation?
+# **Question** How much of a detector's AUC comes from knowing the video, the scene or the face,
+# rather than from seeing a manipulation?
 #
-# **Answer** Much of it can: frames of the tested video in training raise the score, its scene with the other label pulls it down, and only identity-disjoint
-# parts measure detection alone.
+# **Answer** Much of it can. Frames of the tested video in training raise the AUC, its scene with
+# the other label lowers it, and only identity-disjoint splits measure detection alone.
 
 # %%
 from dataclasses import replace
@@ -67,10 +68,13 @@ display(Markdown(run.stamp()))
 # %% [markdown]
 # ## Data
 #
-# Identities come in closed pairs: the reals $a$ and $b$, the fakes $a\_b$ (scene of $a$, face of $b$) and $b\_a$. A test pair gives one test video, its real $a$ or
-# its fake $a\_b$, and has a *twin* pair elsewhere. The arm `identity` trains on the twins; every other arm takes some videos of the test pair instead of the
-# same ones of its twin. So all arms share test videos, validation, and the number of training videos and frames of each class. Where the profile's videos
-# hold too few closed pairs, as the first hundred of FaceForensics++ do, the pairs are taken from the whole corpus.
+# Identities come in closed pairs: the reals $a$ and $b$, the fakes $a\_b$ (scene of $a$, face of
+# $b$) and $b\_a$. A test pair gives one test video, its real $a$ or its fake $a\_b$, and has a
+# *twin* pair elsewhere. The design `identity` trains on the twins; every other design trains on
+# some videos of the test pair instead of the same ones of its twin. So all designs share the test
+# videos, the validation videos, and the number of training videos and frames of each class. Where
+# the profile's videos hold too few closed pairs, as the first hundred of FaceForensics++ do, the
+# pairs are taken from the whole corpus.
 
 # %%
 pool = experiment.paired(2 * pairs + validation_pairs, [train_on, test_on])
@@ -80,9 +84,10 @@ sizes = pd.concat(designs[0], names=["arm"]).reset_index("arm")
 sizes.groupby(["split", "manipulation", "arm"], sort=False).video.agg(["nunique", "size"]).unstack("arm").swaplevel(axis=1)[list(leak_splits.ARMS)]
 
 # %% [markdown]
-# The audit of the first fold: which share of the test videos was seen in training, with which label. Only the arm `frame` shows a video with its own label.
-# A sibling always carries the *other* one: the real of a tested fake, the fake of a tested real. A fifth regime, `pair`, equals `identity` where
-# all pairs are closed, as here.
+# The table audits the first fold: it gives the share of the test videos that was seen in training,
+# and the label that was seen. Only the design `frame` shows a video with the right label. A sibling
+# always carries the *other* label: the real of a tested fake, the fake of a tested real. A fifth
+# protocol, `pair`, equals `identity` where all pairs are closed, as here.
 
 # %%
 audits = {arm: identity.audit(split_table, pool.videos) for arm, split_table in designs[0].items()}
@@ -90,7 +95,8 @@ audit = pd.concat(audits, names=["arm"]).query("leak in ['frame', 'scene', 'face
 audit.pivot_table(index=["arm", "manipulation"], columns="leak", values=["seen_as_real", "seen_as_fake"], sort=False)
 
 # %% [markdown]
-# The study's own protocol, audited on the split of chapter 2: real videos are split, all fakes of the unseen manipulation are tested.
+# The protocol of the study is audited on the split of chapter 2: real videos are split, and all
+# fakes of the unseen manipulation are tested.
 
 # %%
 protocol = identity.audit(experiment.split("study", seed=seed, train_manipulation=train_on, test_manipulations=[test_on]), experiment.videos)
@@ -102,12 +108,13 @@ protocol.set_index(["manipulation", "leak"]).round(2)
 # %% [markdown]
 # ## Method
 #
-# A linear probe, LoRA and full fine-tuning are trained in every arm with the same budget. Half of a video's frames train, the other half test, so no tested
-# frame is ever trained on. Each fold tests other pairs with another training seed; an AUC is the mean over the folds,
+# A linear probe, LoRA and full fine-tuning are trained in every design with the same budget. Half
+# of a video's frames train, the other half test, so no tested frame is ever trained on. Each fold
+# tests other pairs with another training seed; an AUC is the mean over the folds,
 #
 # $$ \Delta_{\text{arm}} = \frac{1}{K} \sum_k \left( \text{AUC}_{k, \text{arm}} - \text{AUC}_{k, \text{identity}} \right), $$
 #
-# and the interval of the gap $\Delta$ draws whole identity groups, the same ones for all arms. This cell trains everything.
+# and the interval of the gap $\Delta$ draws whole identity groups, the same ones for all designs.
 
 # %%
 manipulations = {"linear probe": ("probe", {}), "LoRA": ("lora", lora), "full fine-tuning": ("full", full)}
@@ -120,15 +127,17 @@ scores = leakage.collect(fitted)
 # %% [markdown]
 # ## Result
 #
-# The AUC of every arm, leaky ones marked, *within* the manipulation of the training part and *across* to the unseen one, from one fit each. The gap is to the
-# arm `identity` on the same videos.
+# The table gives the AUC of every design, with leaky ones marked, *within* the manipulation of the
+# training split and *across* to the unseen one, from one fit each. The gap is the difference to the
+# design `identity` on the same videos.
 
 # %%
 gaps = pd.concat([leakage.gaps(scores, fakes, **interval) for fakes in (train_on, test_on)], ignore_index=True)
 leakage.side_by_side(gaps).round(3)
 
 # %% [markdown]
-# The gaps with their intervals; the small marks are the folds. Right of the dotted line a leak flatters, left of it a leak hides what the detector can do.
+# The figure shows the gaps with their intervals; the small marks are the folds. Right of the dotted
+# line a leak flatters the detector, and left of it a leak hides what the detector can do.
 
 # %%
 figure, axes = plt.subplots(1, 2, figsize=(12, 4), sharey=True)
@@ -142,14 +151,16 @@ figure.tight_layout()
 plt.show()
 
 # %% [markdown]
-# In words, as the intervals have it:
+# The intervals support these statements:
 
 # %%
 display(Markdown(leakage.says(gaps)))
 
 # %% [markdown]
-# An AUC does not say who moved. The mean logit of each class against the arm `identity`, in standard deviations of the validation videos' logits (these are
-# the same in all arms, so a merely bolder detector does not shift). A leak helps when reals move left and fakes move right.
+# An AUC does not say which class moved. The figure shows the shift of the mean logit of each class
+# against the design `identity`, in standard deviations of the validation videos' logits. These
+# videos are the same in all designs, so a detector whose logits merely spread more does not shift.
+# A leak helps when reals move left and fakes move right.
 
 # %%
 shifts = leakage.shifts(scores, **interval)
@@ -162,14 +173,15 @@ figure.tight_layout()
 plt.show()
 
 # %% [markdown]
-# Who moved where the AUC fell:
+# The table lists which class moved where the AUC fell.
 
 # %%
 leakage.lowered(gaps, shifts).round(3)
 
 # %% [markdown]
-# How well do the features name a person? A linear classifier learns the people of the test pairs, which no detector of the arm `identity` has met, on every
-# other frame of their real videos.
+# The next table asks how well the features identify a person. A linear classifier learns the people
+# of the test pairs, whom no detector of the design `identity` has met, on every other frame of
+# their real videos.
 
 # %%
 tested = designs[0][leak_splits.REFERENCE].query("split == 'test'").merge(pool.videos, on=splits.KEY).group.unique()
@@ -181,8 +193,9 @@ named.set_index(["question", "model"]).loc[named.question.unique()].round(3)
 # %% [markdown]
 # ### Controls
 #
-# Nothing is there to be learnt where half of each class carries the other label in training. No arm but `identity` can be used for it: a known video would be
-# recognised with its swapped label.
+# Nothing can be learnt where half of each class carries the other label in training. Only the
+# design `identity` can be used for this control: a known video would be recognised with its swapped
+# label.
 
 # %%
 mixed = {fold: replace(pool, crops=negative_controls.shuffled(pool.crops, design[leak_splits.REFERENCE], seed=seed + fold))
@@ -192,7 +205,8 @@ blank = {f"{model}, shuffled labels": {(leak_splits.REFERENCE, fold): mixed[fold
     for fold in designs} for model in ("linear probe", "LoRA")}
 
 # %% [markdown]
-# The probe on the background alone: the face is covered with one colour, the same in all crops. What the arms still find is the scene.
+# The next control trains the probe on the background alone: the face is covered with one colour,
+# the same in all crops. What the detectors still find is the scene.
 
 # %%
 used = pd.concat(split_table for design in designs.values() for split_table in design.values()).drop(columns="split").drop_duplicates()
@@ -201,7 +215,8 @@ faceless = replace(pool, crops=negative_controls.background(pool.crops.select(sp
 blank["linear probe, background only"] = leakage.trials(faceless, designs, "probe", seed=seed, model=experiment.clip)
 
 # %% [markdown]
-# The share of lost frames as the only feature, on all videos, and all controls in one table. Without a leak the interval should hold one half.
+# The last control uses the share of lost frames as the only feature, on all videos. The table holds
+# all controls. Without a leak the interval should hold one half.
 
 # %%
 checks = [leakage.gaps(leakage.collect({name: kept}), fakes, **interval) for name, kept in blank.items() for fakes in (train_on, test_on)]
@@ -215,9 +230,12 @@ checks = checks.assign(holds_half=checks.low.le(0.5) & checks.high.ge(0.5), arm=
 checks.set_index(["model", "arm", "fakes"]).round(3)
 
 # %% [markdown]
-# A leak is planted: a small demo world, filmed twice. In the second take each scene carries a faint smooth pattern of its own, added to the real and taken off
-# the fake. It tells the label to whom knows the scene, and nothing to others. The fakes are all but invisible, so that little else can be learnt, and the linear
-# probe on whole crops is trained under the real regimes, `frame` and `identity`. The cue must raise the first and not the second.
+# The last experiment plants a leak. A small demo world is rendered twice. In the second version
+# each scene carries a faint smooth pattern, added to the real video and subtracted from the fake.
+# The pattern reveals the label to a detector that knows the scene, and nothing to any other. The
+# fakes are almost invisible, so that little else can be learnt. The linear probe on whole crops is
+# trained under the protocols `frame`, `video` and `identity`. The pattern must raise the AUC under
+# the first and not under the last.
 
 # %%
 with run.timed("planted leak"):
@@ -227,7 +245,7 @@ rise = leakage.gaps(leakage.collect(cue), "NeuralTextures", reference="cue off",
 rise.set_index(["model", "arm"])[["AUC", "low", "high", "gap", "gap_low", "gap_high"]].round(3)
 
 # %% [markdown]
-# In words, as the intervals of the gap between the two takes have it:
+# The intervals of the gap between the two versions support these statements:
 
 # %%
 display(Markdown(leakage.finds(rise)))
@@ -235,8 +253,10 @@ display(Markdown(leakage.finds(rise)))
 # %% [markdown]
 # ## Limits
 #
-# The intervals draw test groups and leave the trained models as they are: training again moves a gap too, as the folds' marks show. The arms isolate one
-# leak at a time, a random split mixes them. All videos here are of one world, and siblings are as alike as the world makes them.
+# The intervals draw test groups and keep the trained models fixed; the marks of the folds show that
+# training again moves a gap too. Each design isolates one leak, while a random split mixes them. In
+# the demo profile all videos come from one rendered world, and siblings are as alike as its
+# renderer makes them.
 
 # %%
 run.save({"gaps": gaps.to_dict("records"), "shifts": shifts.to_dict("records"), "naming": named.to_dict("records"),

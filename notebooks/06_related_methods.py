@@ -11,11 +11,14 @@
 # %% [markdown]
 # # 6. Related methods
 #
-# **Question** What do the other ways of using CLIP against deepfakes reach on the same videos, and at what cost?
+# **Question** What do other ways of using CLIP against deepfakes reach on the same videos, and at
+# what cost?
 #
-# **Answer** In the demo world the probe, LoRA, LN-tuning and the component decoder rank unseen fakes better than the constant answer; the decoder ranks them best and takes
-# longest to score a crop. Prompt tuning, reprogramming, zero-shot and nearest neighbours are not told apart from the constant answer; the last fall furthest behind
-# LoRA where the tested faces were trained on as real, as if they found the person rather than the manipulation.
+# **Answer** In the demo world the probe, LoRA, LN-tuning and the component decoder rank unseen
+# fakes better than the constant answer; the decoder ranks them best and takes longest to score a
+# crop. Prompt tuning, reprogramming, zero-shot and nearest neighbours cannot be distinguished from
+# the constant answer. Nearest neighbours fall furthest behind LoRA where the tested faces were
+# trained on as real, as if they found the person rather than the manipulation.
 
 # %%
 from dataclasses import replace
@@ -76,8 +79,10 @@ display(Markdown(run.stamp()))
 # %% [markdown]
 # ## Data
 #
-# Two splits: that of the study, in which the test fakes show people and scenes of the training part, and an identity-disjoint one. Both train and validate on real
-# videos and one manipulation. The second one also tests that manipulation, on people never met: what is not learnt there was not learnt at all.
+# Two protocols are compared: that of the study, in which the test fakes show people and scenes of
+# the training split, and an identity-disjoint one. Both train and validate on real videos and one
+# manipulation. The second one also tests that manipulation, on people never seen in training: what
+# is not learnt there was not learnt at all.
 
 # %%
 split_table = method_comparison.both_splits(experiment, train_on, unseen, seed)
@@ -87,12 +92,14 @@ sizes.unstack("manipulation", fill_value=0)
 # %% [markdown]
 # ## Method
 #
-# All methods see the same crops. *LN-tuning* trains the gains and biases of the layer norms and spreads its features on a sphere {cite}`yermakov2025`; *prompt
-# tuning* trains vectors between the words of two prompts {cite}`khan2024`; *reprogramming* trains a border around the shrunken picture {cite}`lin2025`;
-# *components* trains a decoder that looks at lips, skin, eyes and nose over time {cite}`han2025`; *zero-shot* compares the picture with prompts,
-# $p(\text{fake} \mid x) = \operatorname{softmax}(\cos(f(x), t_c) / \tau)$ {cite}`radford2021`; *nearest neighbours* compares it with the
-# training crops most like it {cite}`ojha2023`; the *multimodal* model is asked for artefacts {cite}`jia2024`.
-# Trivial answers stand in the same table. This cell trains everything.
+# All detectors see the same crops. *LN-tuning* trains the gains and biases of the layer norms and
+# spreads its features on a sphere {cite}`yermakov2025`; *prompt tuning* trains vectors between the
+# words of two prompts {cite}`khan2024`; *reprogramming* trains a border around the shrunken picture
+# {cite}`lin2025`; *components* trains a decoder that looks at lips, skin, eyes and nose over time
+# {cite}`han2025`; *zero-shot* compares the picture with prompts, $p(\text{fake} \mid x) =
+# \operatorname{softmax}(\cos(f(x), t_c) / \tau)$ {cite}`radford2021`; *nearest neighbours* compares
+# it with the training crops most like it {cite}`ojha2023`; the *multimodal* model is asked for
+# artefacts {cite}`jia2024`. Baselines that do not look for manipulations stand in the same table.
 
 # %%
 models = method_comparison.models(lora=lora, fitting=dict(epochs=epochs, batch=batch), frames=frames, **rates, **asked)
@@ -102,8 +109,8 @@ with run.timed("training and scoring"):
 # %% [markdown]
 # ## Result
 #
-# The main table: the study's split, the first unseen manipulation. *Trained* counts parameters; EER and balanced accuracy are those of videos, at the
-# threshold from validation.
+# The main table holds the protocol of the study and the first unseen manipulation. *Trained* counts
+# parameters; EER and balanced accuracy are those of videos, at the threshold from validation.
 
 # %%
 measured = method_comparison.table(trials, [train_on, *unseen], **interval)
@@ -113,14 +120,16 @@ shown = ["trains", "trained", "frame_AUC", "frame_low", "frame_high", "video_AUC
 main[shown].astype({"trained": "Int64"}).round(3)
 
 # %% [markdown]
-# What it costs on this machine: seconds for training and scoring (cached activations are shared), and milliseconds to score one crop with nothing cached.
+# The table gives the cost on this machine: seconds for training and scoring (cached activations are
+# shared), and milliseconds to score one crop with nothing cached.
 
 # %% tags=["nbval-ignore-output"]
 cost = method_comparison.costs(trials, "study", experiment.view(split_table["study"], "test"))
 cost.round(2)
 
 # %% [markdown]
-# Cost against AUC: parameters on the left, seconds on the right. Up and to the left is better.
+# The figure plots AUC against cost: parameters on the left, seconds on the right. Up and to the
+# left is better.
 
 # %% tags=["nbval-ignore-output"]
 figure, axes = plt.subplots(1, 2, figsize=(11, 3.6), sharey=True)
@@ -132,7 +141,8 @@ figure.tight_layout()
 plt.show()
 
 # %% [markdown]
-# Video AUC with its interval on both splits, by the manipulation tested. The dotted line is the constant answer.
+# The figure shows the video AUC with its interval under both protocols, by the manipulation tested.
+# The dotted line is the constant answer.
 
 # %%
 panels = list(measured.groupby(["protocol", "fakes"], sort=False))
@@ -147,13 +157,14 @@ figure.tight_layout()
 plt.show()
 
 # %% [markdown]
-# In words:
+# The intervals support these statements:
 
 # %%
 display(Markdown(method_comparison.says(measured)))
 
 # %% [markdown]
-# Each model minus LoRA on the same videos, with the interval of the difference from draws of whole identity groups.
+# The table gives the AUC of each model minus that of LoRA on the same videos, with the interval of
+# the difference from draws of whole identity groups.
 
 # %%
 gaps = method_comparison.differences(trials, [train_on, *unseen], **interval)
@@ -163,8 +174,10 @@ gaps[gaps.fakes.isin([train_on, test_on])].set_index(["protocol", "fakes", "mode
 # %% [markdown]
 # ### Controls
 #
-# Where prompts carry meaning, exchanging the words of the two classes must matter: zero-shot turns to one minus its AUC, and a trained prompt loses what its words
-# gave it. With shuffled labels nothing can be learnt, so the interval should hold one half.
+# Exchanging the words of the two classes turns the AUC of zero-shot into one minus its value. If
+# the words help a trained prompt, the exchange lowers its AUC; compare the rows with those of the
+# right words in the main table. With shuffled labels nothing can be learnt, so the interval should
+# hold one half.
 
 # %%
 words = {name: method_comparison.swapped(models[name], pair)
@@ -180,8 +193,9 @@ control.set_index(["control", "fakes", "model"])[["frame_AUC", "video_AUC", "vid
 # %% [markdown]
 # ### Few pairs
 #
-# Training on a few pairs of a real and its fake, drawn several times {cite}`cappelletti2024`. Every draw is a point; the number of gradient steps is the same
-# for every number of pairs.
+# Three detectors are trained on a few pairs of a real and its fake, drawn several times
+# {cite}`cappelletti2024`. Every draw is a point; the number of gradient steps is the same for every
+# number of pairs.
 
 # %%
 few = {name: replace(models[name], options={**models[name].options, "steps": few_steps, "batch": few_batch})
@@ -196,7 +210,7 @@ ax.set_title(f"trained on few pairs of {train_on}, tested on {test_on}", fontsiz
 plt.show()
 
 # %% [markdown]
-# The spread of the draws beside the mean:
+# The table gives the spread of the draws beside the mean.
 
 # %%
 curves.groupby(["model", "pairs"], sort=False).frame_AUC.agg(["mean", "min", "max", "size"]).round(3)
@@ -204,7 +218,8 @@ curves.groupby(["model", "pairs"], sort=False).frame_AUC.agg(["mean", "min", "ma
 # %% [markdown]
 # ### What the papers report
 #
-# **Reported**, not measured here, each under its own protocol, on real data and larger towers. Where the column AUC is empty, we noted no number.
+# These numbers are **reported**, not measured here, each under its own protocol, on real data and
+# with larger encoders. Where the column AUC is empty, we noted no number.
 
 # %%
 published.related().set_index(["model", "paper"]).fillna("")
@@ -212,7 +227,8 @@ published.related().set_index(["model", "paper"]).fillna("")
 # %% [markdown]
 # ### Robustness
 #
-# Test crops, reals and fakes alike, after six perturbations at five strengths; strength zero changes nothing. A detector that reads fine traces falls early.
+# The test crops, reals and fakes alike, are perturbed in six ways at five strengths; strength zero
+# changes nothing. The AUC of a detector that relies on fine traces falls early.
 
 # %%
 test = experiment.view(split_table["study"], "test", ["real", test_on])
@@ -225,7 +241,7 @@ figure.tight_layout()
 plt.show()
 
 # %% [markdown]
-# The frame AUC that is left at the heaviest strength, less that of the untouched crops:
+# The table gives the frame AUC at the highest strength minus that of the unperturbed crops.
 
 # %%
 steps = strained.pivot_table(index="kind", columns=["model", "strength"], values="frame_AUC", sort=False)
@@ -234,8 +250,9 @@ pd.DataFrame({name: steps[name][5] - steps[name][0] for name in trio}).round(3)
 # %% [markdown]
 # ### Where detectors look
 #
-# Relevance of each patch for the logit of fake, held against the pixels that were changed, which the demo world knows. The pointing game counts how often the
-# most relevant patch was changed; *chance* is what blind pointing would hit.
+# The relevance of each patch for the logit of fake is compared with the pixels that were changed,
+# which are known in the demo world. The pointing game counts how often the most relevant patch was
+# changed; *chance* is the rate of pointing at random.
 
 # %%
 eyes = {name: trials["identity", name].detector for name in ("LoRA", "components")}
@@ -254,8 +271,10 @@ else:
     display(Markdown("Left out: nobody knows to the pixel what was changed in this corpus, or no video was asked for."))
 
 # %% [markdown]
-# Pointing accuracy by manipulation, and the rank correlation of the maps with those under a head drawn at random. A map that stays the same then (a correlation of
-# one) shows where the tower or a query looks, not what the detector learnt to call fake.
+# The first table gives the pointing accuracy by manipulation, the second the rank correlation of
+# the maps with those of a detector whose head was drawn at random. A map that stays the same (a
+# correlation of one) shows where the encoder or a query looks, not what the detector learnt to call
+# fake.
 
 # %%
 display(game.round(3), sanity.round(3))
@@ -263,10 +282,12 @@ display(game.round(3), sanity.round(3))
 # %% [markdown]
 # ## Limits
 #
-# One draw of each split and one training seed: a difference smaller than its interval is none that this chapter can show. In the demo profile the learning rates of
-# LN-tuning and components were chosen by validation on a development world, because a small CLIP and few steps need larger ones than the papers give; LoRA has the
-# rate of chapter 5, prompt tuning and reprogramming keep their papers' rates. All run few epochs on few frames, far from their own conditions. Training times hold on
-# this machine with its caches.
+# There is one draw of each split and one training seed; this chapter cannot resolve differences
+# smaller than their interval. In the demo profile the learning rates of LN-tuning and components
+# were chosen by validation on a development world, because a small CLIP and few steps need larger
+# ones than the papers give. LoRA has the rate of chapter 5; prompt tuning and reprogramming keep
+# their papers' rates. All run few epochs on few frames, far from the conditions of their papers.
+# Training times hold on this machine with its caches.
 
 # %%
 run.seconds |= {f"{name}, seconds": row.seconds for name, row in cost.iterrows()} | {

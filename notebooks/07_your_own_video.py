@@ -9,12 +9,14 @@
 # ---
 
 # %% [markdown]
-# # 7. A video of your own
+# # 7. Your own video
 #
-# **Question** What does the detector of chapter 3 say of one video, where does it look, and is that video one it may be asked about?
+# **Question** What does the detector of chapter 3 say about one video, where does it look, and is
+# the video like those it was trained on?
 #
-# **Answer** It gives a score for each frame and an answer at the threshold that validation chose; beside it stands whether the video lies within what the detector was
-# trained on. Outside of that, the answer is a guess.
+# **Answer** It gives a score for each frame and an answer at the threshold that validation chose.
+# The picture also says whether the video lies within what the detector was trained on. Outside of
+# that range, the answer is a guess.
 
 # %%
 from pathlib import Path
@@ -46,7 +48,8 @@ display(Markdown(run.stamp()))
 # %% [markdown]
 # ## Data
 #
-# One video file. Without one of your own, it is a fake of the test part: the detector has neither trained on it nor chosen anything by it.
+# The data are one video file. Where the parameter `video` is empty, it is a fake of the test split,
+# which played no role in training or in any choice.
 
 # %%
 detector = videos.load(trained.folder)
@@ -58,14 +61,17 @@ display(Markdown(f"The video: `{file.name}`. {videos.caveat(detector.card)}"))
 # %% [markdown]
 # ## Method
 #
-# The file is treated as the training videos were: frames evenly spaced, the face found and cut out with the same margin, each crop scored, the scores averaged. A
-# video is called fake from the threshold on that was chosen on validation and saved with the detector. With $A$ the attention of a block and $G$ the gradient of the
-# logit with respect to it, a patch is as relevant as what
+# The file is treated as the training videos were: frames are taken evenly, the face is found and
+# cut out with the same margin, each crop is scored, and the scores are averaged. A video is called
+# fake when its score reaches the threshold that was chosen on validation and saved with the
+# detector. With $A$ the attention of a block and $G$ the gradient of the logit with respect to it,
+# a patch is as relevant as what
 #
 # $$ R = \prod_{\text{blocks}} \left(1 + \operatorname{mean}_{\text{heads}} (A \odot G)^+\right) $$
 #
-# carries from it to the class token (Chefer et al., ICCV 2021). How far its faces lie from the training faces is a Mahalanobis distance of frozen CLIP features (Lee et
-# al., NeurIPS 2018), told as the share of validation videos that lie as far.
+# carries from it to the class token (Chefer et al., ICCV 2021). How far its faces lie from the
+# training faces is a Mahalanobis distance of frozen CLIP features (Lee et al., NeurIPS 2018),
+# expressed as the share of validation videos that lie as far.
 
 # %%
 verdict = videos.score(detector, [file])[0]
@@ -73,7 +79,8 @@ verdict = videos.score(detector, [file])[0]
 # %% [markdown]
 # ## Result
 #
-# The verdict, the scores over time, and the crops; right of each crop, where the detector looked. The same picture comes from `dfnb score`.
+# The picture shows the verdict, the scores over time, and the crops with a map of where the
+# detector looked. `dfnb score` writes the same picture.
 
 # %%
 display(Markdown("\n".join(f"- {sentence}" for sentence in verdict.sentences())))
@@ -82,7 +89,8 @@ if not verdict.reason:
     plt.show()
 
 # %% [markdown]
-# The video beside the training videos, trait by trait. A trait outside of the range is a reason not to believe the score; a trait inside of it is none to believe it.
+# The table compares the video with the training videos, trait by trait. A trait outside of the
+# range is a reason not to believe the score; a trait inside of it is no reason to believe it.
 
 # %%
 beside = pd.DataFrame(detector.card["domain"]["ranges"], index=["training, lowest", "training, highest"]).T
@@ -92,7 +100,8 @@ if not verdict.reason:
     display(Markdown(f"Of the validation videos, {verdict.traits['farther']:.0%} lie at least as far from the training faces as this one."))
 
 # %% [markdown]
-# In JupyterLab, with `interactive = True`: another video, chosen by its path or uploaded, and a slider over its frames.
+# In JupyterLab, `interactive = True` shows a viewer: it takes another video by path or upload, and
+# a slider moves over its frames.
 
 # %%
 if interactive:
@@ -103,8 +112,9 @@ if interactive:
 # %% [markdown]
 # ## Limits
 #
-# One score says nothing of how often such scores are wrong: chapter 3 and chapter 8 do. The map shows where the detector looks, not what was manipulated; and a
-# detector that looks at the right place may still be wrong.
+# One score does not say how often such scores are wrong; chapters 3 and 8 do. The map shows where
+# the detector looks, not what was manipulated; and a detector that looks at the right place may
+# still be wrong.
 
 # %%
 run.save({"score": None if verdict.reason else verdict.score, "called": verdict.called, "threshold": verdict.threshold,

@@ -11,10 +11,12 @@
 # %% [markdown]
 # # 8. Summary: the study's table
 #
-# **Question** What does the whole study say when probe and LoRA stand side by side, with the constant answer and the reported rows?
+# **Question** What does the whole study show when probe and LoRA stand side by side, with the
+# constant answer and the reported rows?
 #
-# **Answer** In the demo world the frozen probe carries over to the unseen manipulation at least as well as LoRA, unlike in the reported rows, and accuracy and F1 could
-# not tell: the constant answer "fake" is hard to beat on them.
+# **Answer** In the demo world the mean AUC of the frozen probe on the unseen manipulation is not
+# below that of LoRA, unlike in the reported rows. Accuracy and F1 could not show it: the constant
+# answer "fake" is hard to beat on them.
 
 # %%
 import matplotlib.pyplot as plt
@@ -43,7 +45,8 @@ display(Markdown(run.stamp()))
 # %% [markdown]
 # ## Data
 #
-# Nothing is trained here. The frame scores that chapters 2 and 3 saved are read again; the table names what each was measured on.
+# Nothing is trained here. This chapter reads the frame scores that chapters 2 and 3 saved; the
+# table counts what each was measured on.
 
 # %%
 scores = pd.concat([result.scores for result in results], ignore_index=True)
@@ -54,35 +57,39 @@ scores[scores.split == "test"].groupby(["model", "manipulation"], sort=False).ag
 # %% [markdown]
 # ## Method
 #
-# A video's score is the mean of its frame scores. The threshold is the one with the largest balanced accuracy on validation. The AUC of one split carries
-# Newcombe's interval {cite}`newcombe2006`, computed on videos. Two models are compared on the same videos: their scores are swapped identity group by identity
-# group to see what chance would do, and whole groups are drawn again for the interval of the difference.
+# A video's score is the mean of its frame scores. The threshold is the one with the largest
+# balanced accuracy on validation. The AUC of one split carries Newcombe's interval
+# {cite}`newcombe2006`, computed on videos. Two models are compared on the same videos. Swapping
+# their scores, one identity group at a time, shows what chance would do; whole groups are drawn for
+# the interval of the difference.
 
 # %% [markdown]
 # ## Result
 #
-# The study's table. Measured rows first: the mean over the splits, with the lowest and highest AUC among them.
+# This is the table of the study. The measured rows come first: the mean over the draws of the
+# split, with the lowest and highest AUC among them.
 
 # %%
 per_split = tables.by_split(scores)
 tables.over_splits(per_split)
 
 # %% [markdown]
-# The rows **reported on FF++** by the study that is reproduced. They belong to other data and
-# another CLIP; only their pattern may be compared.
+# These rows were **reported on FF++** by the study that is reproduced. They belong to other data
+# and another CLIP; only their pattern may be compared.
 
 # %%
 published.models().set_index(["unit", "model"]).drop(columns="source")
 
 # %% [markdown]
-# The run time of one training and its scoring, on this machine; it is the only thing here that changes from run to run.
+# The table gives the run time of one training and its scoring on this machine. Only these numbers
+# change from run to run.
 
 # %% tags=["nbval-ignore-output"]
 seconds = {model: value for result in results for model, value in result.seconds.items()}
 pd.Series(seconds, name="seconds").drop("total").round(1).to_frame()
 
 # %% [markdown]
-# The same splits for every model, joined by lines; the dotted line is chance.
+# Lines join the results of the same draw of the split; the dotted line is chance.
 
 # %%
 figure, axes = plt.subplots(1, 2, figsize=(10, 3.4), sharey=True)
@@ -94,7 +101,8 @@ figure.tight_layout()
 plt.show()
 
 # %% [markdown]
-# One split as ROC curves, videos as the unit. With few real test videos a curve climbs in few steps: each step is one real video.
+# The figure shows the ROC curves of one draw, with videos as the unit. With few real test videos a
+# curve has few steps: each step is one real video.
 
 # %%
 split_seed = int(scores.split_seed.min())
@@ -104,8 +112,8 @@ plots.roc({model: rows for model, rows in test.groupby("model", sort=False)}, ax
 plt.show()
 
 # %% [markdown]
-# LoRA against the probe on the same videos, split by split: the difference of the AUC, its interval, and the chance of so large a difference if the two
-# were exchangeable.
+# The table compares LoRA with the probe on the same videos, draw by draw: the difference of the
+# AUC, its interval, and the probability of so large a difference if the two were exchangeable.
 
 # %%
 paired = tables.paired(scores, "LoRA", "linear probe", confidence=confidence, draws=draws)
@@ -113,7 +121,7 @@ columns = ["difference", "low", "high", "p_permutation", "p_delong", "detectable
 paired.set_index("split_seed")[columns].round(3)
 
 # %% [markdown]
-# In one sentence:
+# One sentence sums the comparison up:
 
 # %%
 ahead = int((paired.difference > 0).sum())
@@ -124,8 +132,9 @@ display(Markdown(f"LoRA is ahead on {ahead} of {len(paired)} splits. The interva
 # %% [markdown]
 # ### Other corpora
 #
-# The detectors of the first split, tested on corpora that they never saw, where the profile names some (`test_corpora`): one row a corpus and model, videos as
-# the unit, the threshold from the validation part at home.
+# Where the profile names further corpora (`test_corpora`), the detectors of the first draw are
+# tested on them. The table has one row for each corpus and model, with videos as the unit and the
+# threshold from the validation split of the profile's corpus.
 
 # %%
 elsewhere = across(run.profile, dict(zip(["linear probe", "LoRA"], results, strict=True)), split_seed)
@@ -134,15 +143,17 @@ display(tables.across(elsewhere, scores).round(3) if len(elsewhere) else Markdow
 # %% [markdown]
 # ### The reported tables, decoded
 #
-# The study reports ACC and F1 of its videos, and its test part is known. That leaves one confusion matrix for each reported row, found here by trying all of
-# them, and an interval for each reported AUC. Nothing in this table was measured by this project.
+# The study reports ACC and F1 of its videos, and the size of its test split is known. One confusion
+# matrix fits each reported row; it is found here by trying all of them. Each reported AUC gets an
+# interval. This project measured nothing in this table.
 
 # %%
 decoded = published.decoded(confidence).set_index("row")
 decoded.round(3)
 
 # %% [markdown]
-# Two things can be read off it. How do the rows compare with the constant answer, and can they be told apart?
+# Two questions can be answered from it: how the rows compare with the constant answer, and whether
+# they can be distinguished.
 
 # %%
 constant = decoded.loc["constant_answer_fake"]
@@ -162,8 +173,9 @@ display(Markdown(f"""
 """))
 
 # %% [markdown]
-# None of this says that the reported effect is not there. It says what a table needs to show it: balanced accuracy or the confusion matrix beside accuracy, the
-# number of real videos, intervals over videos, a cell chosen on validation, and several draws of the split.
+# None of this means that the reported effect does not exist. It lists what a table needs to show
+# it: balanced accuracy or the confusion matrix beside accuracy, the number of real videos,
+# intervals over videos, a setting chosen on validation, and several draws of the split.
 
 # %%
 figure, ax = plt.subplots(figsize=(7, 3))
@@ -174,7 +186,8 @@ plt.show()
 # %% [markdown]
 # ## Limits
 #
-# Splits share videos, so their results are not independent trials. The test part has few real videos, and no measure here is more certain than they allow.
+# The draws of the split share videos, so their results are not independent trials. The test split
+# has few real videos, and no measure here is more certain than they allow.
 
 # %%
 run.save({"rows": per_split.to_dict("records"), "paired": paired.to_dict("records")},
