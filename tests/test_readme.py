@@ -1,26 +1,28 @@
-"""The README says what the tracked chapters say."""
+"""The README agrees with the tracked chapters, the commands and the targets."""
 
 import base64
 import re
 
 import nbformat
+import typer.main
 
-from dfnb import files
+from dfnb import cli, files
 from dfnb.predict import export
 
 README = (files.ROOT / "README.md").read_text()
+SUMMARY = files.ROOT / "book" / "chapters" / "08_summary.ipynb"
 
 
 def chapter_table() -> dict[tuple[str, str], list[str]]:
-    """The study's table as chapter 8 printed it: (level, model) -> cells."""
-    notebook = nbformat.read(files.ROOT / "book" / "chapters" / "08_summary.ipynb", as_version=4)
-    cell = next(cell for cell in notebook.cells if cell.source.endswith("tables.over_splits(per_split)"))
-    level, rows = "", {}
+    """Return the study's table as chapter 8 printed it: (unit, model) -> values."""
+    cell = next(cell for cell in nbformat.read(SUMMARY, as_version=4).cells
+                if cell.source.endswith("tables.over_splits(per_split)"))
+    unit, rows = "", {}
     for row in re.findall(r"<tr>(.*?)</tr>", cell.outputs[0].data["text/html"], re.S):
-        names, values = re.findall(r"<th[^>]*>(.*?)</th>", row), re.findall(r"<td>(.*?)</td>", row)
-        if values:
-            level = names[0] if len(names) == 2 else level
-            rows[level, names[-1].replace("&quot;", '"')] = values
+        names = re.findall(r"<th[^>]*>(.*?)</th>", row)
+        if values := re.findall(r"<td>(.*?)</td>", row):
+            unit = names[0] if len(names) == 2 else unit
+            rows[unit, names[-1].replace("&quot;", '"')] = values
     return rows
 
 
@@ -29,16 +31,24 @@ def test_the_headline_table_is_that_of_chapter_8():
             if re.match(r"\| (frame|video) \|", line)]
     assert len(rows) >= 6
     table = chapter_table()
-    for level, model, *values in rows:
-        printed = [float(value) for value in table[level, model] if value != "NaN"]
-        assert [float(value) for value in values if value != "-"] == printed[:-1], (level, model)  # last: splits
+    for unit, model, *values in rows:
+        printed = [float(value) for value in table[unit, model] if value != "NaN"]
+        shown = [float(value) for value in values if value != "-"]
+        assert shown == printed[:-1], (unit, model)  # the last column counts the draws
 
 
-def test_every_path_and_command_that_it_names_is_there():
+def test_every_path_that_it_names_is_there():
     for path in re.findall(r"\]\(((?!http)[^)]+)\)", README):
         assert (files.ROOT / path).exists(), path
-    targets = re.findall(r"^([a-z]+):", (files.ROOT / "Makefile").read_text(), re.M)
-    assert set(re.findall(r"\bmake ([a-z]+)\b", README)) <= set(targets)
+
+
+def test_it_lists_every_target_and_every_command_once():
+    makefile = (files.ROOT / "Makefile").read_text()
+    targets = set(re.findall(r"^([a-z-]+):.*##", makefile, re.M)) - {"help"}
+    rows = re.findall(r"^\| `make ([a-z-]+)` \|", README, re.M)
+    assert sorted(rows) == sorted(targets)
+    commands = set(typer.main.get_command(cli.app).commands)
+    assert set(re.findall(r"^\| `dfnb ([a-z]+)", README, re.M)) == commands
 
 
 def test_every_notebook_and_profile_is_in_it():
@@ -48,13 +58,13 @@ def test_every_notebook_and_profile_is_in_it():
 
 def test_its_ten_lines_are_those_of_an_exported_detector():
     shown = re.search(r"```python\n(.*?)```", README, re.S)[1].strip()
-    card = {"detector": "lora", "threshold": float(re.search(r">= ([\d.]+) else", shown)[1])}
-    assert shown == export.snippet(card, {"pretrained_model_name_or_path": "clip"}).strip()
+    metadata = {"detector": "lora", "threshold": float(re.search(r">= ([\d.]+) else", shown)[1])}
+    assert shown == export.snippet(metadata, {"pretrained_model_name_or_path": "clip"}).strip()
 
 
 def test_its_figure_is_that_of_chapter_8():
-    notebook = nbformat.read(files.ROOT / "book" / "chapters" / "08_summary.ipynb", as_version=4)
-    shown = [output.data["image/png"] for cell in notebook.cells if "level, one line a split" in cell.source
+    shown = [output.data["image/png"] for cell in nbformat.read(SUMMARY, as_version=4).cells
+             if "level, one line a split" in cell.source
              for output in cell.outputs if "image/png" in output.get("data", {})]
     tracked = (files.ROOT / "book" / "_static" / "splits.png").read_bytes()
     assert [base64.b64decode(picture) for picture in shown] == [tracked]
