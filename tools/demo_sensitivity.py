@@ -1,11 +1,11 @@
-"""What each dial of the demo world does to a frozen and to an adapted detector, one at a time, on worlds of other seeds.
+"""Measure how settings of the demo world change a frozen and an adapted detector, one at a time.
 
-FaceSwap's dials change what is learnt, so each setting is trained anew; NeuralTextures' bottleneck changes only what
-is tested. A difference of two detectors is paired: same world, same split, same test videos.
+FaceSwap's settings change what is learnt, so each one is trained anew. NeuralTextures' bottleneck
+changes only what is tested. The difference of two detectors is paired: same world, same draw of the
+split, same test videos.
 """
 
 import itertools
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -17,158 +17,176 @@ from dfnb.detectors import DETECTORS
 from dfnb.evaluation import metrics
 from dfnb.models import clip
 
-WORLDS = (303, 304)  # neither the demo's nor the ones on which its strengths were first tried
+WORLDS = (303, 304)  # neither the demo's nor those on which its strengths were first tried
 SEEDS = (0, 1, 2)
-FROZEN = "as frozen"
-SWAPS = {FROZEN: {}, "finer source": {"source_resolution": 0.6}, "coarser source": {"source_resolution": 0.25},
+DEFAULT = "default"
+SWAPS = {DEFAULT: {}, "finer source": {"source_resolution": 0.6},
+         "coarser source": {"source_resolution": 0.25},
          "better colour match": {"colour_match": 0.9}}
-REENACTMENTS = {FROZEN: {}, "narrower bottleneck": {"bottleneck": 0.12}, "wider bottleneck": {"bottleneck": 0.35}}
+REENACTMENTS = {DEFAULT: {}, "narrower bottleneck": {"bottleneck": 0.12},
+                "wider bottleneck": {"bottleneck": 0.35}}
 MODELS = ("linear probe", "LoRA")
 COLUMNS = ["world", "swap", "reenactment", "split_seed", "model", "validation", "frame", "video"]
+DRAW = ["swap", "reenactment", "world", "split_seed"]
 
 
-def turn(lora: Mapping[str, object], worlds: Sequence[int] = WORLDS, splits_drawn: Sequence[int] = SEEDS,
-         swaps: Mapping[str, dict] = SWAPS, reenactments: Mapping[str, dict] = REENACTMENTS, *, identities: int = 100,
-         frames: int = 8) -> pd.DataFrame:
-    """One row per world, FaceSwap's setting, NeuralTextures' setting, split and model: validation, frame and video AUC.
+def measure(
+    lora: Mapping[str, object], worlds: Sequence[int] = WORLDS, seeds: Sequence[int] = SEEDS,
+    swaps: Mapping[str, dict] = SWAPS, reenactments: Mapping[str, dict] = REENACTMENTS, *,
+    identities: int = 100, frames: int = 8,
+) -> pd.DataFrame:
+    """Return one row per world, setting of both manipulations, split seed and model (COLUMNS).
 
-    Probe and LoRA (with the options `lora`) learn real and FaceSwap on the study's split. AUCs: of the frames of the
-    validation split, and on NeuralTextures of frames and of videos.
+    Probe and LoRA (with the options `lora`) learn real and FaceSwap on the study's split.
+    `validation` is the AUC of the frames of the validation split; `frame` and `video` are AUCs on
+    NeuralTextures.
     """
     rows, model = [], clip.load("tiny")
     for world in worlds:
         tested = {name: _cropped(world, "NeuralTextures", name, settings, identities, frames)
                   for name, settings in reenactments.items()}
+        fakes = next(iter(tested.values()))[0].query("label == 1")
         for name, settings in swaps.items():
             videos, learnt = _cropped(world, "FaceSwap", name, settings, identities, frames)
-            both = pd.concat([videos, next(iter(tested.values()))[0].query("label == 1")], ignore_index=True)
-            for split_seed, (shown, manipulation, options) in itertools.product(
-                    splits_drawn, zip(MODELS, ("probe", "lora"), ({}, lora), strict=True)):
-                split_table = splits.split(both, "study", seed=split_seed)
-                train, validation = (_split(learnt, split_table, split) for split in ("train", "validation"))
-                detector = DETECTORS[manipulation].fit(train, validation, clip=model, seed=split_seed, **options)
+            both = pd.concat([videos, fakes], ignore_index=True)
+            for seed, shown in itertools.product(seeds, MODELS):
+                kind, options = ("lora", lora) if shown == "LoRA" else ("probe", {})
+                table = splits.split(both, "study", seed=seed)
+                train, validation = (_view(learnt, table, split)
+                                     for split in ("train", "validation"))
+                detector = DETECTORS[kind].fit(train, validation, clip=model, seed=seed, **options)
                 best = next(row["validation_auc"] for row in detector.history if row["best"])
-                rows += [[world, name, changed, split_seed, shown, best, *_judged(detector, _split(view, split_table, "test"))]
+                rows += [[world, name, changed, seed, shown, best,
+                          *_aucs(detector, _view(view, table, "test"))]
                          for changed, (_, view) in tested.items()]
     return pd.DataFrame(rows, columns=COLUMNS)
 
 
 def _cropped(world: int, kind: str, name: str, settings: dict, identities: int, frames: int):
-    """The videos and crops of one kind in one world with one setting of its dials."""
+    """Return the videos and crops of one manipulation in one world with one setting."""
     from dfnb.demo import corpus, reenact, swap
 
-    dial = ("swap", swap.SwapStrength) if kind == "FaceSwap" else ("reenact", reenact.ReenactStrength)
-    place = files.data() / "dials" / f"{world}-{kind}-{name.replace(' ', '-')}-{identities}-{frames}"
+    option, strength = {"FaceSwap": ("swap", swap.SwapStrength),
+                        "NeuralTextures": ("reenact", reenact.ReenactStrength)}[kind]
+    folder = f"{world}-{kind}-{name.replace(' ', '-')}-{identities}-{frames}"
+    place = files.data() / "demo-sensitivity" / folder
     corpus.make(place, seed=world, identities=identities, frames=frames, kinds=(kind,),
-                **{dial[0]: dial[1](**settings)})
+                **{option: strength(**settings)})
     videos = corpora.index(place, manipulations=[kind])
     videos = videos.assign(group=identity.identity_groups(videos))
     return videos, crops.build(videos, frames=frames, size=64)
 
 
-def _split(view: crops.CropView, split_table: pd.DataFrame, split: str) -> crops.CropView:
-    keys = pd.MultiIndex.from_frame(split_table.loc[split_table.split == split, KEY])
+def _view(view: crops.CropView, table: pd.DataFrame, split: str) -> crops.CropView:
+    keys = pd.MultiIndex.from_frame(table.loc[table.split == split, KEY])
     return view.select(pd.MultiIndex.from_frame(view.frames[KEY]).isin(keys))
 
 
-def _judged(detector, view: crops.CropView) -> tuple[float, float]:
-    """AUC of the frames and of the videos of a view."""
+def _aucs(detector, view: crops.CropView) -> tuple[float, float]:
+    """Return the AUC of the frames and of the videos of a view."""
     table = view.frames.assign(score=detector.score(view))
     videos = metrics.to_videos(table)
     return metrics.auc(table.label, table.score), metrics.auc(videos.label, videos.score)
 
 
+def _gain(rows: pd.DataFrame) -> pd.Series:
+    """Return the frame AUC of LoRA minus that of the probe, for each setting and draw."""
+    wide = rows.pivot_table(index=DRAW, columns="model", values="frame", sort=False)
+    return wide["LoRA"] - wide["linear probe"]
+
+
 def differences(rows: pd.DataFrame) -> pd.DataFrame:
-    """LoRA minus probe for each pair of settings: mean AUCs, mean paired difference, splits with LoRA ahead."""
-    wide = rows.pivot_table(index=["swap", "reenactment", "world", "split_seed"], columns="model", sort=False,
-                            values=["validation", "frame", "video"])
-    table = {f"{model}, {level}": wide[level, model] for level, model in itertools.product(("validation", "frame"), MODELS)}
-    gain = wide["frame", "LoRA"] - wide["frame", "linear probe"]
-    settings = ["swap", "reenactment"]
-    means = pd.DataFrame(table).groupby(settings, sort=False).mean()
+    """Return mean AUCs, the mean paired difference, and the draws with LoRA ahead, by setting."""
+    units = itertools.product(("validation", "frame"), MODELS)
+    wide = rows.pivot_table(index=DRAW, columns="model", values=["validation", "frame"], sort=False)
+    table = pd.DataFrame({f"{model}, {unit}": wide[unit, model] for unit, model in units})
+    gain, settings = _gain(rows), ["swap", "reenactment"]
     drawn = gain.groupby(settings, sort=False)
-    return means.assign(difference=drawn.mean(), lowest=drawn.min(), highest=drawn.max(),
-                        ahead=(gain > 0).groupby(settings, sort=False).sum(), of=drawn.size())
+    return table.groupby(settings, sort=False).mean().assign(
+        difference=drawn.mean(), lowest=drawn.min(), highest=drawn.max(),
+        ahead=(gain > 0).groupby(settings, sort=False).sum(), of=drawn.size())
 
 
-def moves(rows: pd.DataFrame) -> pd.DataFrame:
-    """What turning one dial does to LoRA minus probe, against the same world and split with that dial as frozen.
+def changes(rows: pd.DataFrame) -> pd.DataFrame:
+    """Return how one changed setting moves LoRA minus probe, against the default in the same draw.
 
-    One row per setting of a dial, the other dial averaged over: mean change, its lowest and highest value among the
-    worlds and splits, and in how many of them the change is positive.
+    There is one row per changed setting, averaged over the other manipulation: the mean change, its
+    lowest and highest value among the draws, and the number of draws in which it is positive.
     """
-    wide = rows.pivot_table(index=["swap", "reenactment", "world", "split_seed"], columns="model", values="frame", sort=False)
-    gain, tables = wide["LoRA"] - wide["linear probe"], []
-    for dial in ("swap", "reenactment"):
-        drawn = gain.groupby([dial, "world", "split_seed"], sort=False).mean().unstack(["world", "split_seed"])
-        change = drawn.sub(drawn.loc[FROZEN]).drop(FROZEN)
-        tables.append(pd.DataFrame({"dial": dial, "change": change.mean(axis=1), "lowest": change.min(axis=1),
-                                    "highest": change.max(axis=1), "up": (change > 0).sum(axis=1), "of": change.shape[1]}))
-    return pd.concat(tables).rename_axis("turned to").reset_index()
+    gain, tables = _gain(rows), []
+    for kind in ("swap", "reenactment"):
+        drawn = gain.groupby([kind, "world", "split_seed"], sort=False).mean()
+        drawn = drawn.unstack(["world", "split_seed"])
+        change = drawn.sub(drawn.loc[DEFAULT]).drop(DEFAULT)
+        tables.append(pd.DataFrame({
+            "manipulation": kind, "change": change.mean(axis=1), "lowest": change.min(axis=1),
+            "highest": change.max(axis=1), "up": (change > 0).sum(axis=1), "of": change.shape[1]}))
+    return pd.concat(tables).rename_axis("changed to").reset_index()
 
 
-def says(rows: pd.DataFrame) -> str:
-    """In words: whether any setting puts LoRA ahead on most splits, and which dial moves the difference most."""
-    table, moved = differences(rows), moves(rows)
+def summary(rows: pd.DataFrame) -> str:
+    """Return sentences: where LoRA leads on most draws, and which setting moves the difference."""
+    table, moved = differences(rows), changes(rows)
     ahead = int((2 * table["ahead"] > table["of"]).sum())
     steady = moved[(moved["up"] == 0) | (moved["up"] == moved["of"])]
-    named = [f"{row['turned to']} ({row.change:+.3f} on average, {row.lowest:+.3f} to {row.highest:+.3f})"
-             for _, row in steady.iterrows()]
-    return (f"LoRA is ahead of the probe on most splits at {ahead} of {len(table)} settings. Turned alone, these move the "
-            f"difference the same way in every world and split: {'; '.join(named) or 'none'}.")
+    named = [f"{row['changed to']} ({row.change:+.3f} on average, {row.lowest:+.3f} to "
+             f"{row.highest:+.3f})" for _, row in steady.iterrows()]
+    return (f"LoRA is ahead of the probe on most draws at {ahead} of {len(table)} settings. "
+            "Changed alone, these settings move the difference in the same direction in every draw: "
+            f"{'; '.join(named) or 'none'}.")
 
 
 def agreement(rows: pd.DataFrame) -> float:
-    """Share of the variance of the paired differences that lies between worlds and splits, whatever the dials.
+    """Return the share of the differences' variance that lies between draws, whatever the setting.
 
-    One minus the variance within (world, split) over the whole variance: 1 where the drawn people alone decide.
+    It is one minus the variance within (world, split seed) over the whole variance: 1 where the
+    drawn people alone decide.
     """
-    wide = rows.pivot_table(index=["swap", "reenactment", "world", "split_seed"], columns="model", values="frame")
-    gain = wide["LoRA"] - wide["linear probe"]
+    gain = _gain(rows)
     within = gain - gain.groupby(["world", "split_seed"]).transform("mean")
     return float(1 - within.var(ddof=0) / gain.var(ddof=0))
 
 
 def write(rows: pd.DataFrame, folder: Path, lora: Mapping[str, object]) -> Path:
-    """Write demo_sensitivity.json and the page demo_sensitivity.md into the book's folder; returns the page."""
+    """Write demo_sensitivity.json and the page demo_sensitivity.md; return the page."""
     content = {"lora": dict(lora), "rows": rows.to_dict("records")}
-    files.atomic_write(folder / "demo_sensitivity.json", json.dumps(content, indent=1) + "\n")
-    table, moved = (found.round(3).to_markdown(index=False) for found in (differences(rows).reset_index(), moves(rows)))
-    worlds, options = (", ".join(map(str, values)) for values in (rows.world.unique(), map(" ".join, _words(lora))))
-    page = PAGE.format(table=table, moved=moved, says=says(rows), worlds=worlds, splits=rows.split_seed.nunique(),
-                       options=options, share=f"{agreement(rows):.0%}")
-    files.atomic_write(folder / "demo_sensitivity.md", page)
+    files.write_json(folder / "demo_sensitivity.json", content)
+    table, moved = (each.round(3).to_markdown(index=False)
+                    for each in (differences(rows).reset_index(), changes(rows)))
+    options = ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in lora.items())
+    files.atomic_write(folder / "demo_sensitivity.md", PAGE.format(
+        table=table, moved=moved, summary=summary(rows), options=options,
+        worlds=", ".join(map(str, rows.world.unique())), draws=rows.split_seed.nunique(),
+        share=f"{agreement(rows):.0%}"))
     return folder / "demo_sensitivity.md"
 
 
-def _words(options: Mapping[str, object]) -> list[tuple[str, str]]:
-    return [(name.replace("_", " "), str(value)) for name, value in options.items()]
+PAGE = """# Which settings of the demo world change its numbers
 
-
-PAGE = """# Which dial of the demo world moves what
-
-Made by `make demo-sensitivity`: worlds {worlds}, {splits} draws of the study's split in each. The first row holds the frozen setting,
-every other row changes one dial of FaceSwap (*swap*), of NeuralTextures (*reenactment*), or one of each. *Validation* is
-the frame AUC on FaceSwap, *frame* the one on unseen NeuralTextures; LoRA with {options}. *Difference* is LoRA minus
-probe on NeuralTextures, paired by world and split; *ahead* counts the splits where it is positive.
+`make demo-sensitivity` wrote this page from worlds {worlds} with {draws} draws of the study's split
+each. The first row holds the default setting. Every other row changes one setting of FaceSwap
+(*swap*), one of NeuralTextures (*reenactment*), or one of each. *Validation* is the frame AUC on
+FaceSwap and *frame* that on unseen NeuralTextures; LoRA has {options}. *Difference* is LoRA minus
+probe on NeuralTextures, paired by world and draw; *ahead* counts the draws where it is positive.
 
 {table}
 
-{says} What turning one dial does to the difference, the other one averaged over:
+{summary} The next table shows how one changed setting moves the difference, averaged over the
+settings of the other manipulation.
 
 {moved}
 
-Of the variance of the differences, {share} lies between worlds and splits, whatever the dials: who is drawn for the test
-split, with ten real people in it. The rest is what the dials move. These are development figures; no setting was chosen by
-them.
+Of the variance of the differences, {share} lies between worlds and draws, whatever the setting: it
+depends on who is drawn for the test split, with ten real people in it. The rest depends on the
+settings. These are development figures; no setting was chosen by them.
 """
 
 
 def main() -> None:
-    """Turn the dials with the demo profile's LoRA and write the page."""
+    """Measure with the demo profile's LoRA and write the page."""
     options = config.load("demo").notebooks["03_lora_training"]
     lora = {name: value for name, value in options.items() if name != "repeats"}
-    print(write(turn(lora), files.ROOT / "book", lora))
+    print(write(measure(lora), files.ROOT / "book", lora))
 
 
 if __name__ == "__main__":
