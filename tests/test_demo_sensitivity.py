@@ -64,8 +64,8 @@ def test_changes_compare_each_setting_with_the_default_draw_by_draw():
 def test_the_summary_states_the_differences():
     assert demo_sensitivity.summary(TWO) == (
         "LoRA is ahead of the probe on most draws at 1 of 2 settings. Changed alone, these "
-        "settings move the difference in the same direction in every draw: b (+0.250 on average, +0.200 to "
-        "+0.300).")
+        "settings move the difference in the same direction in every draw: b (+0.250 on "
+        "average, +0.200 to +0.300).")
 
 
 def test_the_tracked_page_is_what_the_tracked_rows_give(tmp_path):

@@ -132,8 +132,8 @@ def summary(rows: pd.DataFrame) -> str:
     named = [f"{row['changed to']} ({row.change:+.3f} on average, {row.lowest:+.3f} to "
              f"{row.highest:+.3f})" for _, row in steady.iterrows()]
     return (f"LoRA is ahead of the probe on most draws at {ahead} of {len(table)} settings. "
-            "Changed alone, these settings move the difference in the same direction in every draw: "
-            f"{'; '.join(named) or 'none'}.")
+            "Changed alone, these settings move the difference in the same direction in every "
+            f"draw: {'; '.join(named) or 'none'}.")
 
 
 def agreement(rows: pd.DataFrame) -> float:
