@@ -1,3 +1,5 @@
+"""Crops are built once, verified, and made again where they are missing or damaged."""
+
 import json
 import os
 
@@ -6,44 +8,47 @@ import pandas as pd
 import pytest
 from test_video import bars, number, write
 
-from dfnb import UserError
-from dfnb.data import crop_cache, crops, faces
+from dfnb import DataError
+from dfnb.data import corpora, crop_cache, crops, faces
 
 CALLS = []
 COLUMNS = ["corpus", "manipulation", "video", "label", "target", "source", "path", "group"]
 
 
 def steady():
-    """A detector double: a face of 40 pixels in every frame that is not black."""
-    return lambda grey: CALLS.append("searched") or ([((44, 12, 84, 52), 0.9)] if grey.mean() > 20 else [])
+    """Return a detector that sees a face of 40 pixels in every frame that is not black."""
+    def detect(grey):
+        CALLS.append("searched")
+        return [((44, 12, 84, 52), 0.9)] if grey.mean() > 20 else []
 
-
-def absent():
-    """A detector double that never finds a face."""
-    return lambda grey: []
+    return detect
 
 
 def table(folder, names, manipulation="real", label=0):
-    rows = [["demo", manipulation, name, label, name, None, str(folder / f"{name}.mp4"), 7] for name in names]
+    rows = [["demo", manipulation, name, label, name, None, str(folder / f"{name}.mp4"), 7]
+            for name in names]
     return pd.DataFrame(rows, columns=COLUMNS)
 
 
 @pytest.fixture
 def videos(tmp_path):
-    """Three clips of 12 frames that say their numbers; frame 0 is black, so it has no face."""
-    for at, name in enumerate(["000", "001", "002"]):
-        write(tmp_path / f"{name}.mp4", [bars(0) * 0, *[bars(16 * at + frame) for frame in range(1, 12)]])
-    return table(tmp_path, ["000", "001", "002"])
+    """Write three clips of 12 numbered frames; frame 0 is black, so it has no face."""
+    names = ["000", "001", "002"]
+    for at, name in enumerate(names):
+        shown = [bars(16 * at + frame) for frame in range(1, 12)]
+        write(tmp_path / f"{name}.mp4", [np.zeros_like(shown[0]), *shown])
+    return table(tmp_path, names)
 
 
 @pytest.fixture
-def build(tmp_path):
-    """`crops.build` in this process, on a cache of its own, with the double."""
+def build(tmp_path, monkeypatch):
+    """Return `crops.build` in this process, with its own cache and the detector above."""
     CALLS.clear()
+    monkeypatch.setenv("DFNB_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(faces, "detector", steady)
 
     def call(videos, **options):
-        settings = {"frames": 4, "size": 32, "cache": tmp_path / "cache", "workers": 1, "detector": steady}
-        return crops.build(videos, **settings | options)
+        return crops.build(videos, **{"frames": 4, "size": 32, "workers": 1} | options)
 
     return call
 
@@ -52,17 +57,17 @@ def files(tmp_path, pattern="*"):
     return sorted(path for path in (tmp_path / "cache").rglob(pattern) if path.is_file())
 
 
-def test_one_row_a_kept_frame_and_a_reason_for_every_other(videos, build):
+def test_kept_frames_have_a_row_and_lost_frames_a_reason(videos, build):
     view = build(videos)
     assert len(view) == len(view.frames) == 9 and view.size == 32
     assert view.frames.index.equals(pd.RangeIndex(9))
-    assert view.frames.frame.tolist() == [4, 7, 11] * 3 and view.frames.row.tolist() == [0, 1, 2] * 3
+    assert view.frames.frame.tolist() == [4, 7, 11] * 3
+    assert view.frames.row.tolist() == [0, 1, 2] * 3
     np.testing.assert_allclose(view.frames.pts, view.frames.frame / 25)
     assert set(view.frames.status) == {"kept"} and set(view.frames.group) == {7}
     lost = view.all_frames[view.all_frames.status != "kept"]
     assert lost[["video", "frame", "status", "row"]].values.tolist() == [
-        [name, 0, "no face", -1] for name in ["000", "001", "002"]
-    ]
+        [name, 0, "no face", -1] for name in ["000", "001", "002"]]
     assert "path" not in view.frames
 
 
@@ -72,7 +77,7 @@ def test_the_crops_are_the_frames_the_table_names(videos, build):
     assert shown == [16 * at + frame for at in range(3) for frame in [4, 7, 11]]
 
 
-def test_rows_come_in_the_order_asked_for(videos, build):
+def test_images_come_in_the_order_of_the_rows(videos, build):
     view = build(videos)
     whole = view.images()
     for rows in ([8, 0, 4, 0], slice(2, 7), np.arange(9) % 2 == 0, [], [3]):
@@ -84,12 +89,13 @@ def test_a_selection_of_a_selection_keeps_rows_and_root(videos, build):
     split = view.select((view.frames.video != "001").to_numpy()).select([5, 1])
     assert split.positions.tolist() == [8, 1] and split.root is view
     np.testing.assert_array_equal(split.images(), view.images([8, 1]))
-    assert split.frames.video.tolist() == ["002", "000"] and split.frames.index.equals(pd.RangeIndex(2))
+    assert split.frames.video.tolist() == ["002", "000"]
+    assert split.frames.index.equals(pd.RangeIndex(2))
     nothing = view.select([])
     assert len(nothing) == 0 and nothing.root is view and nothing.images().shape == (0, 32, 32, 3)
 
 
-def test_the_second_call_reads_and_writes_nothing_new(videos, build, tmp_path, monkeypatch):
+def test_the_second_call_makes_and_writes_nothing(videos, build, tmp_path, monkeypatch):
     first, before = build(videos), {path: path.stat().st_mtime_ns for path in files(tmp_path)}
     monkeypatch.setattr(crop_cache, "make", lambda job: pytest.fail("made again"))
     second = build(videos)
@@ -102,13 +108,13 @@ def test_another_margin_or_size_does_not_search_again(videos, build):
     first = build(videos)
     searched = len(CALLS)
     second = build(videos, margin=1.0, size=16)
-    assert searched == len(CALLS) == 12 + 3  # where no face is, two levels are searched
+    assert searched == len(CALLS) == 12 + 3  # a frame without a face is searched at two levels
     assert second.images().shape == (9, 16, 16, 3)
     assert first.fingerprint != second.fingerprint
     assert first.frames.drop(columns="row").equals(second.frames.drop(columns="row"))
 
 
-def test_an_interrupted_call_goes_on_where_it_stopped(videos, build, monkeypatch, tmp_path):
+def test_a_call_after_an_interrupt_makes_only_what_is_missing(videos, build, monkeypatch, tmp_path):
     real, done = crop_cache.make, []
 
     def interrupted(job):
@@ -126,7 +132,7 @@ def test_an_interrupted_call_goes_on_where_it_stopped(videos, build, monkeypatch
     assert [name[2] for name in done] == ["000", "001", "002"]
 
 
-def test_an_interrupt_while_writing_leaves_nothing_half_written(videos, build, monkeypatch, tmp_path):
+def test_an_interrupt_while_writing_leaves_no_half_file(videos, build, monkeypatch, tmp_path):
     def interrupted(file, array):
         file.write_bytes(b"half")
         raise KeyboardInterrupt
@@ -137,19 +143,18 @@ def test_an_interrupt_while_writing_leaves_nothing_half_written(videos, build, m
     assert files(tmp_path, "*.npy") == [] and len(files(tmp_path)) == 1  # the boxes
 
 
-@pytest.mark.parametrize("damage", ["no array", "short array", "no record", "half a record", "not a record"])
-def test_a_missing_or_damaged_entry_is_made_again(videos, build, tmp_path, damage):
+@pytest.mark.parametrize(("name", "damage"), [
+    ("*.npy", lambda path: path.unlink()), ("*.npy", lambda path: path.write_bytes(b"short")),
+    ("crops/*.json", lambda path: path.unlink()),
+    ("crops/*.json", lambda path: path.write_text("{")),
+    ("crops/*.json", lambda path: path.write_text("[]")),
+    ("faces/*.json", lambda path: path.write_text("{"))])
+def test_missing_and_damaged_files_are_made_again(videos, build, tmp_path, name, damage):
     first = build(videos)
-    array = files(tmp_path, "*.npy")[1]
-    record = array.with_suffix(".json")
-    if damage == "no array":
-        array.unlink()
-    elif damage == "short array":
-        array.write_bytes(array.read_bytes()[:-1])
-    elif damage == "no record":
-        record.unlink()
-    else:
-        record.write_text(record.read_text()[:50] if damage == "half a record" else "[]")
+    for path in files(tmp_path, name):
+        damage(path)
+    if name == "faces/*.json":  # the boxes are read only where crops are missing
+        files(tmp_path, "crops/*.json")[0].unlink()
     second = build(videos)
     assert first.fingerprint == second.fingerprint
     np.testing.assert_array_equal(second.images(), first.images())
@@ -169,15 +174,8 @@ def test_damaged_crops_whose_video_is_gone_are_an_error(videos, build, tmp_path)
     files(tmp_path, "*.npy")[0].unlink()
     for path in videos.path:
         os.unlink(path)
-    with pytest.raises(UserError, match="are damaged"):
+    with pytest.raises(DataError, match="are damaged"):
         view.images()
-
-
-def test_damaged_boxes_and_records_are_made_again(videos, build, tmp_path):
-    expected = build(videos).fingerprint
-    for path in files(tmp_path, "*.json"):
-        path.write_text("{")
-    assert build(videos).fingerprint == expected
 
 
 def test_a_changed_video_is_cropped_again(videos, build, tmp_path):
@@ -188,11 +186,12 @@ def test_a_changed_video_is_cropped_again(videos, build, tmp_path):
     assert after.frames.video.value_counts()["001"] == 4
 
 
-def test_the_fingerprint_depends_on_content_and_order_not_on_place_or_time(videos, build, tmp_path):
+def test_the_fingerprint_depends_on_content_and_order_only(videos, build, tmp_path, monkeypatch):
     view = build(videos)
     for path in videos.path:
         os.utime(path, (1, 1))
-    elsewhere = build(videos, cache=tmp_path / "elsewhere")
+    monkeypatch.setenv("DFNB_CACHE", str(tmp_path / "elsewhere"))
+    elsewhere = build(videos)
     assert view.fingerprint == elsewhere.fingerprint
     assert view.select([0, 1]).fingerprint == elsewhere.select([0, 1]).fingerprint
     assert len({view.select(rows).fingerprint for rows in ([0, 1], [1, 0], [0], [0, 4])}) == 4
@@ -212,7 +211,7 @@ def test_a_broken_video_gives_one_row_with_its_reason(videos, build, tmp_path):
     ]
 
 
-def test_a_vanished_video_is_not_remembered_as_lost(videos, build, tmp_path):
+def test_the_loss_of_a_vanished_video_is_not_stored(videos, build, tmp_path):
     content = (tmp_path / "001.mp4").read_bytes()
     (tmp_path / "001.mp4").unlink()
     assert "001" not in set(build(videos).frames.video)
@@ -220,15 +219,17 @@ def test_a_vanished_video_is_not_remembered_as_lost(videos, build, tmp_path):
     assert "001" in set(build(videos).frames.video)
 
 
-def test_too_many_lost_frames_of_a_class_are_an_error_that_names_the_reason(videos, build, tmp_path):
+def test_too_many_lost_frames_of_a_manipulation_are_an_error(videos, build, tmp_path, monkeypatch):
     fakes = table(tmp_path, ["003", "004"], manipulation="FaceSwap", label=1)
     for path in fakes.path:
         with open(path, "w") as file:
             file.write("no video")
-    with pytest.raises(UserError, match=r"100% of the frames of FaceSwap .* unreadable \(2 videos\)"):
+    message = r"100% of the frames of FaceSwap .* unreadable \(2 videos\)"
+    with pytest.raises(DataError, match=message):
         build(pd.concat([videos, fakes]))
-    with pytest.raises(UserError, match="real .* no face"):
-        build(videos, detector=absent)
+    monkeypatch.setattr(faces, "detector", lambda: lambda grey: [])
+    with pytest.raises(DataError, match="real .* no face"):
+        build(videos, frames=5)
 
 
 def test_records_hold_plain_json_and_names_are_hashes(videos, build, tmp_path):
@@ -244,14 +245,7 @@ def test_no_file_stays_open(videos, build):
     assert len(os.listdir("/proc/self/fd")) == before and len(kept) == 9
 
 
-def test_worker_processes_give_the_same_crops(videos, build, tmp_path):
-    one = build(videos)
-    two = build(videos, workers=2, cache=tmp_path / "elsewhere")
-    assert one.fingerprint == two.fingerprint
-    pd.testing.assert_frame_equal(one.all_frames, two.all_frames)
-
-
-def test_a_view_of_arrays_behaves_like_one_of_files():
+def test_a_view_of_arrays_has_labels_selections_and_a_fingerprint():
     images = np.random.default_rng(0).integers(0, 256, (4, 8, 8, 3), dtype=np.uint8)
     view = crops.CropView.of_arrays(images, pd.DataFrame({"label": [0, 1, 1, 0]}))
     assert len(view) == 4 and view.size == 8 and view.labels.tolist() == [0, 1, 1, 0]
@@ -262,13 +256,17 @@ def test_a_view_of_arrays_behaves_like_one_of_files():
         crops.CropView.of_arrays(images.astype(float), view.frames)
 
 
-def test_the_demo_corpus_is_cropped_with_dlib(corpus, tmp_path):
-    from dfnb.data import corpora
-
+def test_the_demo_corpus_is_cropped_with_dlib_by_any_number_of_workers(
+        corpus, tmp_path, monkeypatch):
     manipulations = sorted(path.name for path in (corpus / "manipulated_sequences").iterdir())
     videos = corpora.index(corpus, manipulations=manipulations)
-    view = crops.build(videos, frames=3, size=64, cache=tmp_path, workers=1)
-    losses = view.losses()
+    views = []
+    for workers in (1, 2):
+        monkeypatch.setenv("DFNB_CACHE", str(tmp_path / str(workers)))
+        views.append(crops.build(videos, frames=3, size=64, workers=workers))
+    losses = views[0].losses()
     assert losses[losses.status == faces.KEPT].share.min() >= 0.9
-    assert set(view.labels) == {0, 1}
-    assert view.images().std(axis=(1, 2, 3)).min() > 5  # no crop is blank
+    assert set(views[0].labels) == {0, 1}
+    assert views[0].images().std(axis=(1, 2, 3)).min() > 5  # no crop is blank
+    assert views[0].fingerprint == views[1].fingerprint
+    pd.testing.assert_frame_equal(views[0].all_frames, views[1].all_frames)

@@ -1,37 +1,32 @@
+"""One face per clip is found, followed, smoothed and cut out."""
+
 import math
 
 import cv2
 import numpy as np
 import pytest
 
-from dfnb.data import faces
+from dfnb.data import faces, video
 
 GREY = np.full((256, 256, 3), 128, np.uint8)
 
 
 def clip(count, height=256, width=256):
-    """Frames that differ in their first corner only, so that a double knows which one it sees."""
+    """Return frames that differ in their first corner only, where `double` reads their number."""
     frames = np.full((count, height, width, 3), 128, np.uint8)
     frames[:, :8, :8] = np.arange(count)[:, None, None, None]
     return frames
 
 
 def scaled(box, grey, height=256):
-    """A box of a frame of so many rows, in the pixels of the level of dlib's pyramid that is searched."""
+    """Return a box of a frame with `height` rows in pixels of the level that is searched."""
     level = round(math.log(2 * height / len(grey), faces.STEP))
     return tuple(edge * 2 / faces.STEP**level for edge in box)
 
 
 def double(answers):
-    """A detector that gives the listed boxes for the frame whose number stands in the first corner."""
-    seen = []
-
-    def detect(grey):
-        seen.append(int(grey[0, 0]))
-        return [(scaled(box, grey), 1.0) for box in answers[grey[0, 0]]]
-
-    detect.seen = seen
-    return detect
+    """Return a detector that gives `answers[number]` for the frame with that number."""
+    return lambda grey: [(scaled(box, grey), 1.0) for box in answers[grey[0, 0]]]
 
 
 def box(x, y, side=100):
@@ -53,71 +48,61 @@ def test_boxes_are_squares_around_the_same_centre():
     np.testing.assert_allclose(corners(table), [[50, 50, 150, 150]])
 
 
-def test_the_large_and_lasting_face_is_followed_not_the_best_or_the_largest_once():
-    main, small, once = box(90, 90, 90), box(200, 200, 50), box(128, 128, 200)
+def test_the_face_with_the_largest_sum_of_sides_is_followed():
+    main, small = box(90, 90, 90), box(200, 200, 50)
     answers = [[small, main], [main, small], [main, small], [main], [small]]
     table = faces.track(clip(5), double(answers))
     assert table.status.tolist() == ["kept"] * 4 + ["only another face"]
     assert table.faces.tolist() == [2, 2, 2, 1, 1]
     np.testing.assert_allclose(corners(table)[:4], [main] * 4)
-    table = faces.track(clip(5), double([[box(60, 60, 90)]] * 4 + [[box(200, 190, 100), box(60, 60, 90)]]))
-    np.testing.assert_allclose(corners(table), [box(60, 60, 90)] * 5)
-    assert once not in corners(table).tolist()
+    steady = box(60, 60, 90)
+    table = faces.track(clip(5), double([[steady]] * 4 + [[box(200, 190, 100), steady]]))
+    np.testing.assert_allclose(corners(table), [steady] * 5)
 
 
-def test_a_moving_face_is_followed_by_overlap_past_another_that_stands_still():
+def test_a_moving_face_is_followed_by_overlap_past_a_still_one():
     moving = [box(60 + 25 * at, 80) for at in range(6)]
     answers = [[box(60, 200, 80), place] for place in moving]
     np.testing.assert_allclose(corners(faces.track(clip(6), double(answers))), moving)
 
 
-def test_a_frame_without_a_face_says_so_and_has_no_box():
-    table = faces.track(clip(3), double([[box(128, 128)], [], [box(128, 128)]]), pts=np.arange(3) / 25)
+def test_a_frame_without_a_face_has_its_status_and_no_box():
+    answers = [[box(128, 128)], [], [box(128, 128)]]
+    table = faces.track(clip(3), double(answers), pts=np.arange(3) / 25)
     assert table.status.tolist() == ["kept", "no face", "kept"]
     assert table.faces.tolist() == [1, 0, 1]
     assert table.iloc[1][["x0", "y0", "x1", "y1", "score"]].isna().all()
     assert table.iloc[[0, 2]].notna().all(axis=None)
 
 
-def test_a_clip_without_any_face_is_all_no_face():
+def test_all_frames_of_a_clip_without_a_face_are_lost():
     table = faces.track(clip(3), double([[]] * 3), pts=np.arange(3) / 25)
     assert table.status.tolist() == ["no face"] * 3
 
 
-def test_a_face_more_than_half_outside_leaves_the_picture():
+def test_a_face_is_lost_where_more_than_half_of_it_is_outside():
     table = faces.track(clip(2), double([[box(2, 128)], [box(-2, 128)]]))
     assert table.status.tolist() == ["kept", "face leaves the picture"]
 
 
-def test_frames_between_searched_ones_are_interpolated():
-    detect = double([[box(60 + 10 * at, 100, 80 + 2 * at)] for at in range(8)])
-    table = faces.track(clip(8), detect, every=3)
-    assert detect.seen == [0, 3, 6, 7]
-    np.testing.assert_allclose(corners(table), [box(60 + 10 * at, 100, 80 + 2 * at) for at in range(8)])
-    assert table.status.tolist() == ["kept"] * 8 and table.faces.tolist() == [1] * 8
-
-
-def test_a_frame_between_is_kept_only_if_both_neighbours_hold_the_face():
-    table = faces.track(clip(7), double([[box(128, 128)]] * 3 + [[]] + [[box(128, 128)]] * 3), every=3)
-    assert table.status.tolist() == ["kept", "no face", "no face", "no face", "no face", "no face", "kept"]
-
-
 def test_jitter_is_smoothed_where_frames_are_close_and_kept_where_they_are_far():
     jitter = [box(128 + 3 * (-1) ** at, 128) for at in range(12)]
-    close = corners(faces.track(clip(12), double([[place] for place in jitter]), pts=np.arange(12) / 25))
+    detect = double([[place] for place in jitter])
+    close = corners(faces.track(clip(12), detect, pts=np.arange(12) / 25))
     assert np.ptp(close[3:-3, 0]) < 1  # 6 pixels before
-    far = corners(faces.track(clip(12), double([[place] for place in jitter]), pts=np.arange(12) * 1.5))
+    far = corners(faces.track(clip(12), detect, pts=np.arange(12) * 1.5))
     np.testing.assert_allclose(far, jitter, atol=1e-6)
 
 
-def test_a_steady_movement_is_not_bent_by_smoothing():
+def test_smoothing_keeps_a_steady_movement():
     steady = [box(60 + 4 * at, 128) for at in range(25)]
     table = faces.track(clip(25), double([[place] for place in steady]), pts=np.arange(25) / 25)
     np.testing.assert_allclose(corners(table)[8:-8], steady[8:-8], atol=0.02)
 
 
-@pytest.mark.parametrize("height, rows", [(256, 247), (480, 463), (720, 482), (1080, 502), (2160, 485)])
-def test_searched_is_a_level_of_the_pyramid_that_begins_at_twice_the_picture(height, rows):
+@pytest.mark.parametrize("height, rows", [
+    (256, 247), (480, 463), (720, 482), (1080, 502), (2160, 485)])
+def test_a_level_of_the_pyramid_that_begins_at_twice_the_size_is_searched(height, rows):
     sizes = []
 
     def detect(grey):
@@ -127,10 +112,11 @@ def test_searched_is_a_level_of_the_pyramid_that_begins_at_twice_the_picture(hei
     [(found, score)] = faces.find(np.zeros((height, 2 * height, 3), np.uint8), detect)
     assert found == pytest.approx((80, 100, 280, 300)) and score == 0.7
     assert [height for height, _ in sizes] == [rows]
-    assert math.log(2 * height / rows, 1.2) == pytest.approx(round(math.log(2 * height / rows, 1.2)), abs=0.01)
+    level = math.log(2 * height / rows, 1.2)
+    assert level == pytest.approx(round(level), abs=0.01)
 
 
-def test_where_the_reduced_frame_shows_no_face_a_finer_level_is_searched():
+def test_a_finer_level_is_searched_where_the_first_shows_no_face():
     def detect(grey):
         return [((40, 50, 130, 140), 0.7)] if len(grey) == round(960 * 2 / 1.2**3) else []
 
@@ -139,18 +125,17 @@ def test_where_the_reduced_frame_shows_no_face_a_finer_level_is_searched():
 
 
 @pytest.mark.parametrize("height", [256, 480, 720])
-def test_the_boxes_are_those_of_the_recipe_of_faceforensics(corpus, height):
-    """Which is: dlib with one upsampling on the whole frame, the largest face."""
+def test_boxes_agree_with_the_recipe_of_faceforensics(corpus, height):
+    """The recipe is dlib with one upsampling on the whole frame, and the largest face."""
     import dlib
-
-    from dfnb.data import video
 
     exact, detect, shared = dlib.get_frontal_face_detector(), faces.detector(), []
     for path in sorted(corpus.rglob("c23/videos/*.mp4"))[:2]:
-        frames = video.read(path, 3).frames
-        frames = np.stack([cv2.resize(frame, (height, height), interpolation=cv2.INTER_CUBIC) for frame in frames])
+        frames = np.stack([cv2.resize(frame, (height, height), interpolation=cv2.INTER_CUBIC)
+                           for frame in video.read(path, 3).frames])
         for frame, ours in zip(frames, corners(faces.track(frames, detect)), strict=True):
-            theirs = max(exact(cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY), 1), key=lambda face: face.area())
+            found = exact(cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY), 1)
+            theirs = max(found, key=lambda face: face.area())
             box = theirs.left(), theirs.top(), theirs.right() + 1, theirs.bottom() + 1
             shared.append(faces._overlap(tuple(ours), box))
     assert np.median(shared) > 0.95
@@ -160,7 +145,7 @@ def test_widening_keeps_the_centre():
     assert faces.widen((100, 100, 200, 200), 1.3) == pytest.approx((85, 85, 215, 215))
 
 
-def test_a_crop_of_its_own_size_is_a_plain_copy():
+def test_a_crop_of_the_size_of_its_box_is_a_copy():
     frame = np.random.default_rng(0).integers(0, 256, (80, 90, 3), dtype=np.uint8)
     np.testing.assert_array_equal(faces.crop(frame, (10, 20, 42, 52), 32), frame[20:52, 10:42])
 
@@ -171,7 +156,7 @@ def test_shrinking_averages_areas():
     np.testing.assert_allclose(faces.crop(frame, (0, 0, 64, 64), 16), means, atol=0.51)
 
 
-def test_outside_the_frame_a_crop_is_reflected():
+def test_a_crop_reflects_the_frame_outside_of_it():
     frame = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
     crop = faces.crop(frame, (-8, -8, 24, 24), 32)
     np.testing.assert_array_equal(crop[8:, 8:], frame[:24, :24])
@@ -179,14 +164,12 @@ def test_outside_the_frame_a_crop_is_reflected():
     assert faces.crop(frame, (-90, -90, 110, 110), 16).shape == (16, 16, 3)
 
 
-def test_dlib_sees_no_face_in_a_blank_picture():
+def test_dlib_finds_no_face_in_a_blank_picture():
     grey = cv2.cvtColor(GREY, cv2.COLOR_RGB2GRAY)
     assert faces.detector()(grey) == []
 
 
 def test_dlib_finds_the_faces_of_the_demo_world(corpus):
-    from dfnb.data import video
-
     detect = faces.detector()
     for path in sorted(corpus.rglob("c23/videos/*.mp4"))[:3]:
         clip = video.read(path, 4)

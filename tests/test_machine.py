@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from dfnb import UserError, files, machine
-from dfnb.data import crop_cache, crops, faces, video
+from dfnb.data import crop_cache, crops, video
 from dfnb.demo import corpus as demo
 from dfnb.machine import Machine
 from dfnb.runs import kernels
@@ -136,7 +136,7 @@ class Noted:
 def test_pools_of_crops_and_of_the_demo_world(cores, memory, croppers, renderers, monkeypatch, tmp_path):
     monkeypatch.setattr(machine, "look", lambda: Machine(cores, memory * GB))
     monkeypatch.setattr(machine, "pool", Noted)
-    settings = {"frames": 101, "size": 32, "margin": 1.3, "every": 1, "detector": faces.detector, "limits": video.Limits()}
+    settings = {"frames": 101, "size": 32, "margin": 1.3, "limits": video.Limits()}
     jobs = [crop_cache.plan("nowhere.mp4", ("demo", "real", f"{at:03d}"), tmp_path, settings) for at in range(40)]
     Noted.sizes.clear()
     assert len(list(crop_cache.make_all(jobs, None))) == 40 and Noted.sizes == croppers
@@ -147,12 +147,11 @@ def test_pools_of_crops_and_of_the_demo_world(cores, memory, croppers, renderers
 
 # ------------------------------------------------------------------- the decoder, and what a machine may refuse
 FLAT = """
-import os, sys
+import sys
 from dfnb.data import decoder, video
 decoder.CONVERTERS = 16
-pixels = os.memfd_create("frames") if hasattr(os, "memfd_create") else os.open(sys.argv[2], os.O_RDWR | os.O_CREAT)
 for at in range(200):
-    answer = decoder.answer_to(sys.argv[1], 8, 16, video.Limits(), pixels)
+    answer, _ = decoder.answer_to(sys.argv[1], 8, video.Limits())
     assert answer["shape"] == [8, 256, 256], answer
     if at in (19, 199):
         lines = dict(line.split(":", 1) for line in open("/proc/self/status"))
@@ -161,9 +160,9 @@ for at in range(200):
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
-def test_a_decoder_does_not_grow_with_the_videos_whatever_threads_there_are(corpus, tmp_path):
+def test_a_decoder_does_not_grow_with_the_videos_whatever_threads_there_are(corpus):
     path = video_of(corpus)
-    command = [sys.executable, "-c", FLAT, path, tmp_path / "pixels"]
+    command = [sys.executable, "-c", FLAT, path]
     out = subprocess.run(command, check=True, capture_output=True, text=True, cwd=files.ROOT).stdout.split()
     threads, size = np.array(out, int).reshape(2, 2).T
     assert threads[1] <= threads[0] <= 40 and size[1] <= 1.02 * size[0] < 4 * 2**20  # KB
@@ -179,8 +178,8 @@ def test_a_thread_that_the_system_refuses_is_no_lack_of_memory_and_is_not_rememb
     def refuse(*arguments):
         raise BlockingIOError(11, "Resource temporarily unavailable")
 
-    monkeypatch.setattr(decoder, "_clip", refuse)
-    answer = decoder.answer_to(video_of(corpus), 4, 1, video.Limits(), 0)
+    monkeypatch.setattr(decoder, "read", refuse)
+    answer, _ = decoder.answer_to(video_of(corpus), 4, video.Limits())
     assert answer == {"rejected": "refused by the system: Resource temporarily unavailable", "passing": True}
 
 
@@ -194,9 +193,10 @@ def test_what_the_machine_loses_ends_the_work_at_once_and_is_not_remembered(reas
         read.append(path)
         raise video.Rejected(reason)
 
+    monkeypatch.setenv("DFNB_CACHE", str(tmp_path))
     monkeypatch.setattr(video, "read", lose)
     with pytest.raises(UserError, match="8 of the first 8 videos of FaceSwap .* reason that lies in this machine") as told:
-        crops.build(videos(40), frames=4, size=32, cache=tmp_path, workers=1, progress=False)
+        crops.build(videos(40), frames=4, size=32, workers=1, progress=False)
     assert reason in str(told.value) and len(read) == 8
     assert not list((tmp_path / "crops").glob("*.json"))
 
@@ -205,9 +205,10 @@ def test_what_the_files_lose_is_told_of_all_of_them(tmp_path, monkeypatch):
     def lose(path, *arguments, **options):
         raise video.Rejected("empty: the file has zero bytes")
 
+    monkeypatch.setenv("DFNB_CACHE", str(tmp_path))
     monkeypatch.setattr(video, "read", lose)
     with pytest.raises(UserError, match=r"100% of the frames of FaceSwap are lost.*most often: empty \(40 videos\)"):
-        crops.build(videos(40), frames=4, size=32, cache=tmp_path, workers=1, progress=False)
+        crops.build(videos(40), frames=4, size=32, workers=1, progress=False)
 
 
 def videos(count):

@@ -78,7 +78,9 @@ def cut(corpus, tmp_path_factory):
     """One FaceSwap video of the demo corpus: its crops and the file's masks (12, 256, 256)."""
     videos = corpora.index(corpus, manipulations=["FaceSwap"]).query("manipulation == 'FaceSwap'").head(1)
     videos = videos.assign(group=identity.identity_groups(videos))
-    view = crops.build(videos, frames=4, size=64, cache=tmp_path_factory.mktemp("cache"), workers=1, progress=False)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("DFNB_CACHE", str(tmp_path_factory.mktemp("cache")))
+        view = crops.build(videos, frames=4, size=64, workers=1, progress=False)
     return view, demo.masks(corpus, "FaceSwap", videos.video.iloc[0]), videos.path.iloc[0]
 
 

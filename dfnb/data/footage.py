@@ -1,4 +1,4 @@
-"""Clips of frames: which crops of a video belong together, and which real clip stands beside a fake one."""
+"""Group frames into clips, and pair a real clip with a fake one."""
 
 from collections import defaultdict
 from collections.abc import Iterator
@@ -6,14 +6,17 @@ from collections.abc import Iterator
 import numpy as np
 import pandas as pd
 
+from dfnb import KEY
+
 
 def clips_of(frames: pd.DataFrame, length: int) -> np.ndarray:
-    """(m, length) rows of `frames`: clips of consecutive kept frames, video by video.
+    """Return rows of `frames` as clips (m, length) of consecutive kept frames, video by video.
 
-    The last clip of a video reaches back for frames where too few are left; a shorter video is stretched.
+    The last clip of a video starts earlier where too few frames are left, and overlaps the one
+    before it. The frames of a shorter video are repeated.
     """
     clips = []
-    for rows in frames.groupby(["corpus", "manipulation", "video"], sort=False).indices.values():
+    for rows in frames.groupby(KEY, sort=False).indices.values():
         rows = rows[np.argsort(frames["frame"].to_numpy()[rows], kind="stable")]
         if len(rows) < length:
             rows = rows[np.arange(length) * len(rows) // length]
@@ -23,15 +26,19 @@ def clips_of(frames: pd.DataFrame, length: int) -> np.ndarray:
 
 
 def scenes_of(frames: pd.DataFrame) -> np.ndarray:
-    """(n,) str: the scene of each crop, which a fake shares with the real video of its target."""
-    return (frames["corpus"] + "/" + frames["target" if "target" in frames else "video"]).to_numpy(str)
+    """Return the scene (n,) str of each crop; a fake has the scene of its target's real video."""
+    scene = frames["target" if "target" in frames else "video"]
+    return (frames["corpus"] + "/" + scene).to_numpy(str)
 
 
-def pairs(labels: np.ndarray, scenes: np.ndarray, generator: np.random.Generator) -> Iterator[tuple[int, int]]:
-    """Endless (real, fake) of one scene, of any scene where a fake's real is not among them; labels, scenes (m,)."""
+def pairs(labels: np.ndarray, scenes: np.ndarray, rng: np.random.Generator) -> Iterator[tuple]:
+    """Yield positions (real, fake) of one scene without end, from labels and scenes (m,).
+
+    A fake whose scene has no real is paired with any real.
+    """
     reals, of_scene = np.flatnonzero(labels == 0), defaultdict(list)
     for at in reals:
         of_scene[scenes[at]].append(at)
     while True:
-        for fake in generator.permutation(np.flatnonzero(labels == 1)):
-            yield int(generator.choice(of_scene.get(scenes[fake], reals))), int(fake)
+        for fake in rng.permutation(np.flatnonzero(labels == 1)):
+            yield int(rng.choice(of_scene.get(scenes[fake], reals))), int(fake)

@@ -1,6 +1,6 @@
-"""Controls: crops and scores from which nothing about manipulation can be learnt, unless something leaks."""
+"""Make negative controls: data from which a detector can learn a manipulation only by a leak."""
 
-import copy
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -10,10 +10,10 @@ from dfnb.data.crops import CropView
 
 
 def shuffled(view: CropView, split_table: pd.DataFrame, *, seed: int) -> CropView:
-    """The same crops, but half of each class's training and validation videos carry the other label.
+    """Flip the labels of half of each class's training and validation videos; test labels stay.
 
-    Exactly half: a free permutation leaves a chance correlation with the true label, which a detector then finds.
-    Test labels stay as they are; ValueError where a test video trains too.
+    Exactly half is flipped: a free permutation leaves a chance correlation with the true label,
+    which a detector then finds. ValueError where a test video is also trained on.
     """
     rng, flipped = np.random.default_rng(seed), []
     videos = split_table.drop_duplicates([*KEY, "split"]).sort_values(KEY)
@@ -24,13 +24,12 @@ def shuffled(view: CropView, split_table: pd.DataFrame, *, seed: int) -> CropVie
     if keys.isin(pd.MultiIndex.from_frame(videos.loc[videos["split"] == "test", KEY])).any():
         raise ValueError("labels can only be shuffled where no test video trains")
     flip = pd.MultiIndex.from_frame(view.frames[KEY]).isin(keys)
-    view = copy.copy(view)
-    view.frames = view.frames.assign(label=np.where(flip, 1 - view.labels, view.labels))
-    return view
+    labels = np.where(flip, 1 - view.labels, view.labels)
+    return replace(view, frames=view.frames.assign(label=labels), whole=view.root)
 
 
 def background(view: CropView, margin: float) -> CropView:
-    """The crops without their faces, in memory: the detector's box is filled with one colour, the same in all.
+    """Return the crops without their faces, in memory: one colour fills the detector's box.
 
     The box is the middle 1 / margin of a crop; the colour is the mean over all boxes.
     """
@@ -42,6 +41,6 @@ def background(view: CropView, margin: float) -> CropView:
 
 
 def missing(all_frames: pd.DataFrame) -> pd.DataFrame:
-    """Return the share of lost frames of each video as its score: corpus, manipulation, video, group, label, score."""
+    """Return each video's share of lost frames as its score, with its key, group and label."""
     lost = all_frames.assign(score=(all_frames["row"] < 0).astype(float))
     return lost.groupby([*KEY, "group", "label"], as_index=False)["score"].mean()

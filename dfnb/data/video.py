@@ -1,35 +1,37 @@
-"""Evenly spaced frames of one video file with their exact indices; a guarded process decodes, and what fails says why."""
+"""Read evenly spaced frames of one video file, with their exact indices.
 
-import atexit
+A separate process decodes under limits of time and memory. A file that fails is rejected with a
+reason, whatever it does to that process.
+"""
+
 import contextlib
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
-import tempfile
 import threading
-import time
 from dataclasses import asdict, dataclass
-from multiprocessing.connection import wait
 from pathlib import Path
 
 import numpy as np
 
 from dfnb import UserError, files
 
-PROGRAM = ["-P", "-m", "dfnb.data.decoder"]  # -P: no module of the current folder is imported
-START = 60  # seconds in which a decoder must be ready, on a busy machine and a slow disk too
+PROGRAM = ["-P", "-m", "dfnb.data.decoder"]  # -P: Python imports no module of the current folder
+START = 60  # seconds in which a decoder must be ready, also on a busy machine with a slow disk
 GRACE = 5  # seconds after its own alarm in which a decoder must have ended
-LIMITED = ("too large", "too long", "timed out", "crashed", "out of memory")  # kinds that other limits may change
-MACHINES = ("timed out", "crashed", "out of memory", "refused by the system")  # kinds that another machine may not have
+HEADER, TRAITS = 0, -1  # counts of frames that stand for two other requests
+LIMITED = ("too large", "too long", "timed out", "crashed", "out of memory")  # depend on the limits
+MACHINES = ("timed out", "crashed", "out of memory", "refused by the system")  # and on the machine
 
 
 class Rejected(Exception):
-    """A file that gives no frames; the message is `kind: detail` or `kind`, for the table of frames.
+    """A file that gives no frames; the message is `kind: detail` or `kind`.
 
-    `passing` is true where another attempt may succeed although the file stays the same (it vanished, access
-    is denied); such a reason is not worth remembering.
+    `passing` is true where another attempt may succeed although the file has not changed (it
+    vanished, access is denied). Such a reason is not stored.
     """
 
     def __init__(self, reason: str, passing: bool = False):
@@ -39,78 +41,61 @@ class Rejected(Exception):
 
 @dataclass(frozen=True)
 class Limits:
-    """What one video may cost. A small file can claim any size; a video that means well stays far below."""
+    """The resources that one video may take. A small file can claim any size."""
 
     pixels: int = 2**24  # of a frame: two of 4K, half of what ruins a machine in a few frames
     frames: int = 30_000  # 20 minutes at 25 a second: all are decoded, 5 to 25 ms each
     seconds: int = 3600  # that the header promises
-    timeout: int = 120  # seconds on the clock until the decoder is killed; 1080p decodes 300 frames in one
-    memory: int = 4 * 2**30  # bytes of address space: 101 frames of 4K take 2.5 GB, the decoder's own 0.5
-
-    def __post_init__(self):
-        for name, value in asdict(self).items():
-            if not value > 0:
-                raise UserError(f"the limit {name} of a video must be positive, got {value!r}")
+    timeout: int = 120  # seconds on the clock; 1080p decodes 300 frames in one second
+    memory: int = 4 * 2**30  # bytes of address space: 101 frames of 4K take 2.5 GB, the decoder 0.5
 
 
 @dataclass(frozen=True)
 class Clip:
-    """Frames of one file: `frames` uint8 RGB (n, h, w, 3), `indices` (n,) in the file, `pts` (n,) seconds."""
+    """Frames of one file, uint8 RGB (n, h, w, 3), their indices (n,) and times (n,) in seconds."""
 
     frames: np.ndarray
     indices: np.ndarray
     pts: np.ndarray
     total: int  # frames in the file
-    bits: float | None = None  # per pixel of the compressed stream, where `traits` asks for them
+    bits: float | None = None  # per pixel of the compressed stream, for `traits` only
 
 
-def spread(total: int, count: int) -> np.ndarray:
-    """`count` indices evenly spaced over 0 .. total - 1, both ends included; all of them if there are fewer.
+def evenly_spaced(total: int, count: int) -> np.ndarray:
+    """Return `count` indices evenly spaced over 0 .. total - 1, both ends included.
 
-    One frame alone is the middle one.
+    All indices are returned where there are fewer. A single index is the middle one.
     """
-    if count < 1:
-        raise ValueError(f"count must be at least 1, got {count}")
     if count == 1:
         return np.array([(total - 1) // 2])
     return np.round(np.linspace(0, total - 1, min(count, total))).astype(int)
 
 
-def read(path: Path, count: int, *, threads: int = 1, limits: Limits | None = None) -> Clip:
-    """Decode the whole file in order and keep `spread(total, count)` of its frames, turned upright.
+def read(path: Path, count: int, *, limits: Limits | None = None) -> Clip:
+    """Decode the whole file in order and keep `evenly_spaced(total, count)` of its frames, upright.
 
-    Decoding in order is exact where seeking is not, and it is the only way to see that a file is cut short. It
-    happens in a process of its own, which serves one file after another: a file that hangs or kills it is
-    rejected and the next one gets a new process. The pixels do not depend on `threads`. Raises Rejected.
+    Decoding in order is exact where seeking is not, and only it shows that a file is cut short. One
+    process decodes one file after another. A file that hangs or kills the process is rejected, and
+    the next file gets a new process. Raises Rejected.
     """
-    for name, value in (("count", count), ("threads", threads)):
-        if value < 1:
-            raise ValueError(f"{name} must be at least 1, got {value}")
-    return _ask(path, count, threads, limits or Limits())
+    if count < 1:
+        raise ValueError(f"count must be at least 1, got {count}")
+    return _ask(path, count, limits)
 
 
-def declared(path: Path, *, limits: Limits | None = None) -> int:
-    """The number of frames that a file's header promises; nothing is decoded. Raises Rejected."""
-    return _ask(path, 0, 1, limits or Limits()).total
+def declared(path: Path) -> int:
+    """Return the number of frames that a file's header promises. Raises Rejected."""
+    return _ask(path, HEADER).total
 
 
-def traits(path: Path, *, limits: Limits | None = None) -> dict[str, float]:
-    """Width, height, frames of a file's video stream, and its bits per pixel; nothing is decoded. Raises Rejected."""
-    found = _ask(path, -1, 1, limits or Limits())
-    height, width = found.frames.shape[1:3]
-    return {"width": width, "height": height, "frames": found.total, "bits": found.bits}
+def traits(path: Path) -> dict[str, float]:
+    """Return width, height, frames and bits per pixel of a video stream, without decoding it.
 
-
-def _ask(path: Path, count: int, threads: int, limits: Limits) -> Clip:
-    request = {"path": os.path.abspath(path), "count": count, "threads": threads, "limits": asdict(limits)}
-    with _lock:
-        decoder, started = _running()
-        try:
-            return decoder.ask(request, limits)
-        except _Died:
-            if started:
-                raise
-        return _running()[0].ask(request, limits)  # the files before may have spoilt the old process
+    Raises Rejected.
+    """
+    clip = _ask(path, TRAITS)
+    height, width = clip.frames.shape[1:3]
+    return {"width": width, "height": height, "frames": clip.total, "bits": clip.bits}
 
 
 class _Died(Rejected):
@@ -118,43 +103,44 @@ class _Died(Rejected):
 
 
 class _Decoder:
-    """A process that runs `dfnb.data.decoder`: a line of JSON for each video, pixels through an unnamed file."""
+    """A process that runs `dfnb.data.decoder`; it ends when this end of its socket is closed."""
 
     def __init__(self):
-        self.owner = os.getpid()  # a fork has the pipes too, and must not use them
-        self.pixels = os.fdopen(os.memfd_create("frames"), "rb") if hasattr(os, "memfd_create") else (
-            tempfile.TemporaryFile())  # noqa: SIM115
-        shared = self.pixels.fileno()
-        inherited = os.environ.get("PYTHONPATH")
-        environment = os.environ | {
-            "PYTHONPATH": os.pathsep.join([str(files.ROOT), *([inherited] if inherited else [])]),
-            "MALLOC_ARENA_MAX": "2", "OPENBLAS_NUM_THREADS": "1"}  # else each thread reserves address space
+        self.owner = os.getpid()  # a fork inherits the socket, and must not use it
+        self.socket, theirs = socket.socketpair()
+        self.answers = self.socket.makefile("rb")
+        path = os.pathsep.join(filter(None, [str(files.ROOT), os.environ.get("PYTHONPATH")]))
+        narrow = {"MALLOC_ARENA_MAX": "2", "OPENBLAS_NUM_THREADS": "1"}  # save address space
+        null = subprocess.DEVNULL
         self.process = subprocess.Popen(
-            [sys.executable, *PROGRAM, str(shared)], bufsize=0, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL, pass_fds=[shared], env=environment)
+            [sys.executable, *PROGRAM, str(theirs.fileno())], pass_fds=[theirs.fileno()],
+            stdin=null, stdout=null, stderr=null, env=os.environ | narrow | {"PYTHONPATH": path})
+        theirs.close()
         try:
-            self._line(START)
-        except (EOFError, TimeoutError, ValueError):
+            self._receive(START)
+        except (EOFError, OSError, ValueError):
             self.stop()
-            raise UserError(f"the process that decodes videos does not start (exit code {self.process.returncode}); "
-                            f"`python {' '.join(PROGRAM)} 1` in {files.ROOT} says why") from None
+            raise UserError(
+                f"the process that decodes videos does not start (exit code "
+                f"{self.process.returncode}); run `python {' '.join(PROGRAM)} 0` in {files.ROOT} "
+                "to see the reason") from None
         except BaseException:
             self.stop()
             raise
 
     def ask(self, request: dict, limits: Limits) -> Clip:
-        """The frames that the decoder gives; Rejected where it says so, is late or dies."""
+        """Return the decoder's frames; Rejected where it rejects the file, is late or dies."""
         try:
-            self.process.stdin.write(json.dumps(request).encode() + b"\n")
-            answer = self._line(limits.timeout + GRACE)
+            self.socket.sendall(json.dumps(request).encode() + b"\n")
+            answer = self._receive(limits.timeout + GRACE)
             if "rejected" in answer:
                 raise Rejected(answer["rejected"], answer["passing"])
             frames = np.empty((*answer["shape"], 3), np.uint8)
-            self.pixels.seek(0)
-            if frames.size and self.pixels.readinto(memoryview(frames).cast("B")) != frames.nbytes:
+            if frames.size and self.answers.readinto(frames.reshape(-1)) != frames.nbytes:
                 raise EOFError
-            return Clip(frames, np.array(answer["indices"]), np.array(answer["pts"]), answer["total"], answer.get("bits"))
-        except (EOFError, OSError, ValueError, KeyError, TypeError) as error:  # TimeoutError is an OSError
+            indices, pts = np.array(answer["indices"]), np.array(answer["pts"])
+            return Clip(frames, indices, pts, answer["total"], answer.get("bits"))
+        except (EOFError, OSError, ValueError, KeyError, TypeError) as error:
             raise self._death(isinstance(error, TimeoutError), limits) from None
         except Rejected:
             raise
@@ -162,19 +148,12 @@ class _Decoder:
             self.stop()
             raise
 
-    def _line(self, seconds: float) -> dict:
-        end, line = time.monotonic() + seconds, b""
-        while not line.endswith(b"\n"):
-            if not wait([self.process.stdout], max(0.0, end - time.monotonic())):
-                raise TimeoutError
-            piece = self.process.stdout.read(1 << 16)
-            if not piece:
-                raise EOFError
-            line += piece
-        return json.loads(line)
+    def _receive(self, seconds: float) -> dict:
+        self.socket.settimeout(seconds)
+        return json.loads(self.answers.readline())
 
     def _death(self, late: bool, limits: Limits) -> Rejected:
-        """Why a decoder did not answer; it is gone afterwards."""
+        """Stop a decoder that did not answer, and return the reason."""
         if not late:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 self.process.wait(GRACE)
@@ -183,36 +162,33 @@ class _Decoder:
         if late or code in (-signal.SIGALRM, -signal.SIGXCPU):
             return Rejected(f"timed out: decoding took more than {limits.timeout} s")
         if code is None:
-            return _Died("crashed: the decoder talks nonsense")
-        told = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
-        return _Died(f"crashed: the decoder {told}")
+            return _Died("crashed: the answer of the decoder cannot be read")
+        if code < 0:
+            return _Died(f"crashed: the decoder was killed by {signal.Signals(-code).name}")
+        return _Died(f"crashed: the decoder ended with exit code {code}")
 
     def stop(self) -> None:
-        """End the process, whatever it does."""
+        """End the process, in whatever state it is."""
         if self.process.poll() is None:
             self.process.kill()
-            with contextlib.suppress(subprocess.TimeoutExpired):  # stuck in a read of a dead disk: left behind
+            with contextlib.suppress(subprocess.TimeoutExpired):  # it hangs on a dead disk
                 self.process.wait(GRACE)
-        for pipe in (self.process.stdin, self.process.stdout, self.pixels):
-            pipe.close()
+        self.answers.close()
+        self.socket.close()
 
 
 _lock = threading.Lock()
 _current: _Decoder | None = None
 
 
-def _running() -> tuple[_Decoder, bool]:
-    """This process's decoder, and whether it was started just now."""
+def _ask(path: Path, count: int, limits: Limits | None = None) -> Clip:
+    """Ask this process's decoder, and a new one where it has ended or ends now."""
     global _current
-    if _current and _current.owner == os.getpid() and not _current.pixels.closed:
-        return _current, False
-    _current = _Decoder()
-    return _current, True
-
-
-def _stop() -> None:
-    if _current and _current.owner == os.getpid():
-        _current.stop()
-
-
-atexit.register(_stop)
+    limits = limits or Limits()
+    request = {"path": os.path.abspath(path), "count": count, "limits": asdict(limits)}
+    with _lock:
+        if _current and _current.owner == os.getpid() and not _current.answers.closed:
+            with contextlib.suppress(_Died):  # an earlier file may have damaged this process
+                return _current.ask(request, limits)
+        _current = _Decoder()
+        return _current.ask(request, limits)

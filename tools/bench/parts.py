@@ -17,7 +17,7 @@ import pandas as pd
 import torch
 
 from dfnb import files
-from dfnb.data import corpora, crop_cache, crops, faces, video
+from dfnb.data import corpora, crop_cache, crops, video
 from dfnb.detectors import DETECTORS, training
 from dfnb.detectors.lora import Classifier
 from dfnb.experiment import Experiment
@@ -147,8 +147,7 @@ def faces_per_second(sources: list[Path], count: int, size: int, height: int | N
                  for at, path in enumerate(sources)]
         ours, theirs, boxes = [], [], ([], [])
         for at in range(repeats):
-            settings = {"frames": count, "size": size, "margin": 1.3, "every": 1, "detector": faces.detector,
-                        "limits": video.Limits()}
+            settings = {"frames": count, "size": size, "margin": 1.3, "limits": video.Limits()}
             folder = Path(scratch) / str(at)
             jobs = [crop_cache.plan(str(path), ("bench", "real", path.stem), folder, settings) for path in paths]
             took, records = measure.timed(lambda jobs=jobs: [crop_cache.make(job) for job in jobs])
