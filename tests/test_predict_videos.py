@@ -1,4 +1,4 @@
-"""Scoring videos of one's own with a saved detector."""
+"""Score videos with a saved detector."""
 
 import dataclasses
 import json
@@ -20,20 +20,22 @@ from dfnb.predict import widget
 
 
 def write(path, frames):
-    """An mp4 file of frames (n, h, w, 3), sides even."""
+    """Write an mp4 file of frames (n, h, w, 3) with even sides."""
     with av.open(str(path), "w") as container:
         stream = container.add_stream("libx264", rate=25)
         stream.height, stream.width = frames[0].shape[:2]
         stream.pix_fmt = "yuv420p"
         for frame in frames:
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24")))
+            container.mux(
+                stream.encode(
+                    av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24")))
         container.mux(stream.encode())
     return path
 
 
 @pytest.fixture(scope="module")
 def clips(corpus, tmp_path_factory):
-    """A folder of clips from another source: a portrait panned by a large camera, no face, half a face, a broken file."""
+    """Return a folder of foreign clips: a panned portrait, no face, half a face, a broken file."""
     folder = tmp_path_factory.mktemp("clips")
     still = video.read(corpus / "original_sequences/youtube/c23/videos/000.mp4", 1).frames[0]
     large = cv2.resize(still, (640, 640), interpolation=cv2.INTER_CUBIC)
@@ -57,20 +59,23 @@ def detector(finished):
 def verdicts(detector, clips, tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("DFNB_CACHE", str(tmp_path_factory.mktemp("cache")))
-        found = predict.score(detector, predict.find([clips, clips / "missing.mp4"]), progress=False)
+        found = predict.score(detector, predict.find([clips, clips / "missing.mp4"]),
+                              progress=False)
     return {verdict.path.name: verdict for verdict in found}
 
 
 def test_files_folders_and_patterns_are_found_once(clips, tmp_path):
     names = ["broken.mp4", "half.MP4", "panned.mp4", "wall.mp4"]
     assert [path.name for path in predict.find([clips])] == names
-    assert [path.name for path in predict.find([f"{clips}/*a*.mp4", clips / "panned.mp4"])] == ["panned.mp4", "wall.mp4"]
+    assert [path.name for path in predict.find([f"{clips}/*a*.mp4", clips / "panned.mp4"])
+            ] == ["panned.mp4", "wall.mp4"]
     assert predict.find([clips / "missing.mp4"]) == [clips / "missing.mp4"]
     with pytest.raises(UserError, match="holds no video"):
         predict.find([tmp_path])
 
 
-def test_a_test_video_gets_the_scores_of_the_chapter(detector, finished, corpus, tmp_path, monkeypatch):
+def test_a_test_video_gets_the_scores_of_the_chapter(detector, finished, corpus, tmp_path,
+                                                     monkeypatch):
     monkeypatch.setenv("DFNB_CACHE", str(tmp_path))
     known = finished[1].scores.query("split == 'test'")
     name = known.video[known.manipulation == "FaceSwap"].iloc[0]
@@ -80,22 +85,25 @@ def test_a_test_video_gets_the_scores_of_the_chapter(detector, finished, corpus,
     assert verdict.frames.frame.tolist() == expected.frame.tolist()
     np.testing.assert_allclose(verdict.frames.score, expected.score, atol=1e-6)
     assert verdict.score == pytest.approx(expected.score.mean(), abs=1e-6)
-    assert verdict.called == ("fake" if expected.score.mean() >= finished[1].detector.card["threshold"] else "real")
+    assert verdict.called == ("fake" if expected.score.mean()
+                              >= finished[1].detector.card["threshold"] else "real")
     assert verdict.maps.shape == (4, 4, 4)
     assert not [path for path in tmp_path.rglob("*-block*.npy")]  # no prefix is kept for a clip
 
 
-def test_a_clip_from_elsewhere_is_scored_and_its_strangeness_said(verdicts):
+def test_a_foreign_clip_is_scored_and_its_differences_are_named(verdicts):
     verdict = verdicts["panned.mp4"]
-    told = verdict.sentences()
+    sentences = verdict.sentences()
     assert 0 <= verdict.score <= 1
-    assert told[0].startswith(f"called {verdict.called}: probability of fake {verdict.score:.3f}, threshold ")
-    assert told[1] == "face in 4 of 4 frames"
-    assert "outside of the training domain: 480 pixels on the picture's short side, training videos had 256" in told
-    assert any(line.startswith("outside of the training domain: a face of ") for line in told)
+    assert sentences[0].startswith(
+        f"called {verdict.called}: probability of fake {verdict.score:.3f}, threshold ")
+    assert sentences[1] == "face in 4 of 4 frames"
+    assert ("outside of the training domain: 480 pixels on the picture's short side, "
+            "training videos had 256") in sentences
+    assert any(line.startswith("outside of the training domain: a face of ") for line in sentences)
 
 
-def test_lost_frames_are_counted_and_lend_no_score(verdicts):
+def test_lost_frames_are_counted_and_have_no_score(verdicts):
     verdict = verdicts["half.MP4"]
     assert verdict.sentences()[1] == "face in 2 of 4 frames; 2 lost: no face"
     assert verdict.frames.score.isna().tolist() == [False, False, True, True]
@@ -112,7 +120,8 @@ def test_what_cannot_be_scored_says_why(verdicts, name, reason):
     assert verdicts[name].sentences() == [f"not scored: {reason}"]
 
 
-def test_the_command_scores_the_rest_and_leaves_with_1(finished, clips, tmp_path, monkeypatch, capsys):
+def test_the_command_scores_the_rest_and_leaves_with_1(finished, clips, tmp_path, monkeypatch,
+                                                       capsys):
     monkeypatch.setenv("DFNB_CACHE", str(tmp_path / "cache"))
     files, out = [str(clips / name) for name in ("wall.mp4", "panned.mp4")], tmp_path / "out"
     assert cli.main(["score", *files, "--run", str(finished[0]), "--out", str(out)]) == 1
@@ -121,7 +130,8 @@ def test_the_command_scores_the_rest_and_leaves_with_1(finished, clips, tmp_path
     assert f"{files[1]}: called " in printed
     assert "Trained on FaceSwap and NeuralTextures of demo" in printed
     content = json.loads((out / "scores.json").read_text())
-    assert [(row["path"], row["picture"]) for row in content["videos"]] == [(files[0], None), (files[1], "panned.png")]
+    assert [(row["path"], row["picture"])
+            for row in content["videos"]] == [(files[0], None), (files[1], "panned.png")]
     assert content["videos"][0]["score"] is None
     assert len(content["videos"][1]["frames"]) == 4
     assert content["detector"]["threshold"] == finished[1].detector.card["threshold"]
@@ -134,7 +144,8 @@ def test_the_table_is_one_that_evaluate_reads(detector, corpus, tmp_path, monkey
     monkeypatch.setenv("DFNB_CACHE", str(tmp_path / "cache"))
     videos = corpora.index(corpus, manipulations=["FaceSwap"])
     files = predict.find(videos.groupby("label").path.first())
-    predict.write(predict.score(detector, files, progress=False), detector.card, tmp_path, progress=False)
+    predict.write(predict.score(detector, files, progress=False), detector.card, tmp_path,
+                  progress=False)
     scores, _ = score_files.read_scores(tmp_path / "scores.csv")
     assert scores.groupby("manipulation").label.agg(["first", "size"]).to_dict("index") == {
         "real": {"first": 0, "size": 4}, "FaceSwap": {"first": 1, "size": 4}}
@@ -147,8 +158,11 @@ def test_the_table_is_one_that_evaluate_reads(detector, corpus, tmp_path, monkey
 
 def test_a_picture_shows_crops_with_maps_only_where_asked(verdicts, detector):
     shown = predict.picture(verdicts["panned.mp4"], detector.card)
-    assert sum(len(ax.images) for ax in shown.axes) == 2 * 2 * (1 + 2)  # two rows of two crops; a map lies on a grey one
-    blind = dataclasses.replace(verdicts["panned.mp4"], maps=np.full((4, 1, 1), np.nan))  # its detector has no maps
+    assert sum(
+        len(ax.images)
+        for ax in shown.axes) == 2 * 2 * (1 + 2)  # two rows of two crops; a map lies on a grey one
+    blind = dataclasses.replace(verdicts["panned.mp4"], maps=np.full(
+        (4, 1, 1), np.nan))  # its detector has no maps
     assert sum(len(ax.images) for ax in predict.picture(blind, detector.card).axes) == 2 * 2 * 2
     none = predict.picture(verdicts["panned.mp4"], detector.card, shown=0)
     assert sum(len(ax.images) for ax in none.axes) == 0
@@ -167,7 +181,7 @@ def test_lost_frames_are_crosses_and_the_sides_of_the_threshold_differ_in_shape(
     plots.plt.close()
 
 
-def test_videos_of_the_same_name_get_pictures_of_their_own(verdicts, detector, tmp_path):
+def test_videos_of_the_same_name_get_different_pictures(verdicts, detector, tmp_path):
     twice = [verdicts["half.MP4"], verdicts["wall.mp4"], verdicts["half.MP4"]]
     predict.write(twice, detector.card, tmp_path / "out", progress=False)
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
@@ -176,7 +190,8 @@ def test_videos_of_the_same_name_get_pictures_of_their_own(verdicts, detector, t
         predict.write(twice, detector.card, tmp_path / "out" / "half.png")
 
 
-def test_the_panel_shows_another_face_and_another_video(verdicts, detector, clips, tmp_path, monkeypatch):
+def test_the_viewer_shows_another_face_and_another_video(verdicts, detector, clips, tmp_path,
+                                                        monkeypatch):
     monkeypatch.setenv("DFNB_CACHE", str(tmp_path))
     built = widget.build(detector, verdicts["half.MP4"])
     (path, upload), message, body = built.children[0].children, *built.children[1:]
@@ -188,8 +203,10 @@ def test_the_panel_shows_another_face_and_another_video(verdicts, detector, clip
     path.value = str(clips / "wall.mp4")
     assert message.value == "not scored: no frame of 4 could be used (no face)"
     assert body.children == ()
-    upload.value = ({"name": "../p.mp4", "type": "video/mp4", "size": 1, "last_modified": datetime.now(UTC),
-                     "content": memoryview((clips / "panned.mp4").read_bytes())},)
+    upload.value = ({
+        "name": "../p.mp4", "type": "video/mp4", "size": 1, "last_modified": datetime.now(UTC),
+        "content": memoryview((clips / "panned.mp4").read_bytes())
+    }, )
     assert message.value.startswith("called ")
     assert body.children[0].max == 3
     (tmp_path / "empty").mkdir()
@@ -201,11 +218,15 @@ def test_a_run_that_is_not_complete_or_has_no_threshold_is_refused(finished, tmp
     folder = tmp_path / "run"
     shutil.copytree(finished[0], folder)
     card = json.loads((folder / "detector.json").read_text())
-    (folder / "detector.json").write_text(json.dumps({name: card[name] for name in card if name != "threshold"}))
+    (folder / "detector.json").write_text(
+        json.dumps({name: card[name]
+                    for name in card
+                    if name != "threshold"}))
     with pytest.raises(UserError, match="was saved without threshold; run its chapter again"):
         predict.load(folder)
     (folder / "config.json").write_text('{"notebook": "03_lora_training"}')
-    with pytest.raises(UserError, match="is interrupted \\(started, but neither done nor failed\\)"):
+    with pytest.raises(UserError,
+                       match="is interrupted \\(started, but neither done nor failed\\)"):
         predict.load(folder)
     with pytest.raises(UserError, match="holds no detector"):
         predict.load(tmp_path)
@@ -213,6 +234,8 @@ def test_a_run_that_is_not_complete_or_has_no_threshold_is_refused(finished, tmp
 
 def test_the_caveat_names_what_was_trained_on(finished):
     card = finished[1].detector.card
-    assert predict.caveat(card).startswith("Trained on FaceSwap and NeuralTextures of demo: other manipulations")
+    assert predict.caveat(card).startswith(
+        "Trained on FaceSwap and NeuralTextures of demo: other manipulations")
     drawn = card | {"trained_on": card["trained_on"] | {"demo": True}}
-    assert "whose people are drawn: of a recording of a real person its answer is no evidence" in predict.caveat(drawn)
+    assert ("whose people are drawn: of a recording of a real person its answer is no evidence"
+            in predict.caveat(drawn))

@@ -56,7 +56,7 @@ def test_every_notebook_and_profile_is_in_it():
         assert f"`{path.stem}`" in README
 
 
-def test_its_ten_lines_are_those_of_an_exported_detector():
+def test_its_lines_of_python_are_those_of_an_exported_detector():
     shown = re.search(r"```python\n(.*?)```", README, re.S)[1].strip()
     metadata = {"detector": "lora", "threshold": float(re.search(r">= ([\d.]+) else", shown)[1])}
     assert shown == export.snippet(metadata, {"pretrained_model_name_or_path": "clip"}).strip()

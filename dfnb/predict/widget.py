@@ -1,11 +1,10 @@
-"""A small panel for JupyterLab: choose or upload a video, and look at its faces one by one. For people, not for reports."""
+"""A viewer for JupyterLab: choose or upload a video, and look at its faces one by one."""
 
 import io
 import tempfile
 from pathlib import Path
 
 import ipywidgets as widgets
-from matplotlib.figure import Figure
 
 from dfnb import UserError
 from dfnb.detectors import Detector
@@ -14,19 +13,24 @@ from dfnb.predict import videos
 
 
 def build(detector: Detector, verdict: videos.Verdict) -> widgets.VBox:
-    """The panel, with the verdict on a first video; another one is scored when its path is entered or it is uploaded."""
-    path = widgets.Text(value=str(verdict.path), description="file", continuous_update=False, layout={"width": "60%"})
-    upload = widgets.FileUpload(accept=",".join(sorted(videos.SUFFIXES)), description="or upload")
+    """Return the viewer with the verdict on a first video.
+
+    Another video is scored when its path is entered or when it is uploaded.
+    """
+    path = widgets.Text(value=str(verdict.path), description="file", continuous_update=False,
+                        layout={"width": "60%"})
+    suffixes = ",".join(sorted(videos.SUFFIXES))
+    upload = widgets.FileUpload(accept=suffixes, description="or upload")
     message, body = widgets.HTML(), widgets.VBox(faces(verdict))
 
     def show(file: Path) -> None:
         message.value, body.children = f"scoring {file.name}", ()
         try:
-            found = videos.score(detector, videos.find([file])[:1], progress=False)[0]
+            shown = videos.score(detector, videos.find([file])[:1], progress=False)[0]
         except UserError as error:
             message.value = str(error)
             return
-        message.value, body.children = "<br>".join(found.sentences()), faces(found)
+        message.value, body.children = "<br>".join(shown.sentences()), faces(shown)
 
     def show_uploaded(change: dict) -> None:
         with tempfile.TemporaryDirectory() as scratch:
@@ -41,23 +45,21 @@ def build(detector: Detector, verdict: videos.Verdict) -> widgets.VBox:
 
 
 def faces(verdict: videos.Verdict) -> tuple[widgets.Widget, ...]:
-    """A slider over the faces of a verdict and a picture of the one it stands at; nothing where no face was found."""
+    """Return a slider over the faces of a verdict and the picture of one; nothing without faces."""
     if verdict.reason:
         return ()
     kept = verdict.frames[verdict.frames.score.notna()]
-    images, highest, picture = verdict.view.images(), verdict.maps.max(), widgets.Image(format="png")
-    slider = widgets.IntSlider(min=0, max=len(kept) - 1, description="face", continuous_update=False)
+    images, highest = verdict.view.images(), verdict.maps.max()
+    slider = widgets.IntSlider(min=0, max=len(kept) - 1, description="face",
+                               continuous_update=False)
+    picture = widgets.Image(format="png")
 
     def draw(change: dict | None = None) -> None:
-        at = slider.value
-        picture.value = _png(plots.face(images[at], verdict.maps[at], kept.iloc[at], highest=highest))
+        at, content = slider.value, io.BytesIO()
+        figure = plots.face(images[at], verdict.maps[at], kept.iloc[at], highest=highest)
+        figure.savefig(content, format="png")
+        picture.value = content.getvalue()
 
     slider.observe(draw, names="value")
     draw()
     return slider, picture
-
-
-def _png(figure: Figure) -> bytes:
-    content = io.BytesIO()
-    figure.savefig(content, format="png")
-    return content.getvalue()
