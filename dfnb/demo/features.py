@@ -24,12 +24,13 @@ _JAW = (
 
 
 def _opening(shape: Shape, pose: Pose) -> tuple[float, float]:
-    """How far the upper and the lower lip move apart at the middle of the mouth."""
+    """Return how far the upper and the lower lip move apart at the middle of the mouth."""
     grin = max(0.0, pose.smile) ** 2 * (0.05 + 0.6 * (shape.mouth_width - 0.31))
     return 0.035 * pose.mouth + 0.3 * grin, 0.22 * pose.mouth + 0.7 * grin
 
 
-def _stretch(shape: Shape, pose: Pose, x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _stretch(shape: Shape, pose: Pose, x: np.ndarray,
+             y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Undo a smile: where in the neutral face a point of the smiling face comes from."""
     near = np.exp(-0.5 * ((y - shape.mouth_y + 0.05) / 0.24) ** 2)
     corner = np.clip(np.abs(x) / shape.mouth_width, 0, 1.6) ** 2 * np.exp(-0.5 * (x / 0.42) ** 4)
@@ -39,7 +40,7 @@ def _stretch(shape: Shape, pose: Pose, x: np.ndarray, y: np.ndarray) -> tuple[np
 
 
 def _drop(shape: Shape, lower: float, x: np.ndarray, below: np.ndarray) -> np.ndarray:
-    """How far skin `below` the lower lip's edge moves down with the jaw."""
+    """Return how far skin `below` the lower lip's edge moves down with the jaw."""
     lip = np.sqrt(np.clip(1 - (x / shape.mouth_width) ** 2, 0, 1))
     jaw = 0.72 * np.exp(-0.5 * (x / 0.55) ** 2)
     share = np.exp(-np.clip(below, 0, 9) / 0.3)
@@ -47,7 +48,7 @@ def _drop(shape: Shape, lower: float, x: np.ndarray, below: np.ndarray) -> np.nd
 
 
 def expression(person: Person, pose: Pose) -> tuple[np.ndarray, np.ndarray]:
-    """Backward displacement in canonical pixels (N, N, 2) and the inside of the mouth (N, N, 4).
+    """Return the backward displacement in pixels (N, N, 2) and the inside of the mouth (N, N, 4).
 
     The inside is sRGB and alpha.
     """
@@ -64,7 +65,8 @@ def expression(person: Person, pose: Pose) -> tuple[np.ndarray, np.ndarray]:
     change = np.zeros((N, N, 2), np.float32)
     change[_JAW] = np.dstack([x - gx, source - gy]) * UNIT
     inside = np.zeros((N, N, 4), np.float32)
-    near = slice(int((shape.mouth_y - 0.5) * UNIT), int((shape.mouth_y + 0.2) * UNIT)), slice(40, 120)
+    near = slice(int((shape.mouth_y - 0.5) * UNIT), int(
+        (shape.mouth_y + 0.2) * UNIT)), slice(40, 120)
     inside[_JAW][near] = _mouth_inside(shape, *(part[near] for part in (x, y, top, bottom)))
     return change, inside
 
@@ -73,7 +75,8 @@ def _mouth_inside(
     shape: Shape, x: np.ndarray, y: np.ndarray, top: np.ndarray, bottom: np.ndarray
 ) -> np.ndarray:
     edge = 0.012
-    alpha = step(y - top, -edge, edge) * step(bottom - y, -edge, edge) * step(bottom - top, 0.012, 0.04)
+    alpha = step(y - top, -edge, edge) * step(bottom - y, -edge, edge) * step(
+        bottom - top, 0.012, 0.04)
     picture = np.empty((*x.shape, 3), np.float32)
     picture[:] = (0.20, 0.07, 0.07)
     over(
@@ -90,14 +93,15 @@ def _mouth_inside(
 
 
 def _lids(shape: Shape, blink: float, t: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Edges of the upper and the lower lid at t in [-1, 1] (-1 at the nose), relative to the eye's middle."""
+    """Return the edges of both lids at t in [-1, 1] (-1 at the nose), from the eye's middle."""
     tilt = -shape.eye_tilt * t
     upper = -shape.eye_open * np.clip(1 - np.abs(t + 0.08) ** 2.3, 0, 1) ** 0.85
     lower = 0.62 * shape.eye_open * np.clip(1 - np.abs(t - 0.1) ** 2.2, 0, 1)
     return upper * (1 - blink) + 0.8 * lower * blink + tilt, lower + tilt
 
 
-def paint_eyes(rgb: np.ndarray, person: Person, pose: Pose, lamp: Light, box: tuple[slice, slice]) -> None:
+def paint_eyes(rgb: np.ndarray, person: Person, pose: Pose, lamp: Light, box: tuple[slice,
+                                                                                    slice]) -> None:
     """Paint both eyes into the lit face (the part `box` of the canonical picture), in place."""
     shape = person.shape
     squint = min(1.0, pose.blink + 0.14 * max(0.0, pose.smile))
@@ -108,7 +112,8 @@ def paint_eyes(rgb: np.ndarray, person: Person, pose: Pose, lamp: Light, box: tu
             rows.start - box[0].start : rows.stop - box[0].start,
             columns.start - box[1].start : columns.stop - box[1].start,
         ]
-        _paint_eye(part, person, pose, lamp, side, X[:, columns] - side * shape.eye_x, Y[rows], squint)
+        _paint_eye(part, person, pose, lamp, side, X[:, columns] - side * shape.eye_x, Y[rows],
+                   squint)
 
 
 def _paint_eye(
@@ -147,7 +152,7 @@ def _eyeball(
     t: np.ndarray,
     below_lid: np.ndarray,
 ) -> np.ndarray:
-    """White, iris, pupil, the lid's shadow and the light's reflection, (h, w, 3) sRGB."""
+    """Return white, iris, pupil, the lid's shadow and the light's reflection, (h, w, 3) sRGB."""
     bright = np.sqrt(lamp.ambient + 0.75 * lamp.colour)
     ball = np.empty((*np.broadcast_shapes(x.shape, y.shape), 3), np.float32)
     ball[:] = np.array([0.84, 0.80, 0.78]) * bright
@@ -164,15 +169,17 @@ def _eyeball(
 
 
 def glasses(person: Person) -> np.ndarray | None:
-    """Frame and a hint of reflection, (N, N, 4) sRGB and alpha; None without glasses."""
+    """Return frame and a hint of reflection, (N, N, 4) sRGB and alpha; None without glasses."""
     if not person.glasses:
         return None
     rng, shape = person.rng(10), person.shape
     wide, tall, power = rng.uniform(0.33, 0.37), rng.uniform(0.22, 0.30), rng.uniform(2.2, 4.5)
     thick = rng.uniform(0.022, 0.045)
-    colour = [(0.06, 0.06, 0.07), (0.25, 0.14, 0.08), (0.45, 0.42, 0.40), (0.16, 0.06, 0.06)][rng.integers(4)]
+    colour = [(0.06, 0.06, 0.07), (0.25, 0.14, 0.08), (0.45, 0.42, 0.40),
+              (0.16, 0.06, 0.06)][rng.integers(4)]
     centre = max(shape.eye_x, wide + 0.075)
-    ring = (np.abs((np.abs(X) - centre) / wide) ** power + np.abs((Y - 0.04) / tall) ** power) ** (1 / power)
+    ring = (np.abs((np.abs(X) - centre) / wide)**power + np.abs(
+        (Y - 0.04) / tall)**power)**(1 / power)
     frame = step(thick - np.abs(ring - 1) * tall, -0.006, 0.012)
     bridge = step(0.03 - np.abs(Y + 0.04 + 0.02 * np.cos(X * 12)), -0.006, 0.012) * (
         np.abs(X) < centre - wide + 0.02
@@ -183,16 +190,18 @@ def glasses(person: Person) -> np.ndarray | None:
         * (np.abs(X) < shape.skull_width)
     )
     alpha = np.maximum(np.maximum(frame, bridge), sides) * 0.95
-    streak = 0.13 * step(1 - ring, 0, 0.1) * step(np.abs(((X - 0.5 * Y) * 2.2) % 1 - 0.5), 0.36, 0.44)
+    streak = 0.13 * step(1 - ring, 0, 0.1) * step(np.abs((
+        (X - 0.5 * Y) * 2.2) % 1 - 0.5), 0.36, 0.44)
     picture = np.empty((N, N, 4), np.float32)
     picture[..., :3] = np.where((alpha > 0.2)[..., None], colour, 1.0)
-    picture[..., :3] += (0.25 * np.exp(-0.5 * ((Y + tall - 0.02) / 0.03) ** 2) * (alpha > 0.2))[..., None]
+    picture[..., :3] += (0.25 * np.exp(-0.5 * ((Y + tall - 0.02) / 0.03)**2) * (alpha > 0.2))[...,
+                                                                                              None]
     picture[..., 3] = np.maximum(alpha, streak)
     return picture
 
 
 def landmark_points(shape: Shape, outline: np.ndarray) -> np.ndarray:
-    """The 68 points of a neutral face in canonical coordinates, (68, 2), in the usual order of iBUG 300-W."""
+    """Return the 68 points (68, 2) of a neutral face, canonical, in the order of iBUG 300-W."""
     angles = np.radians(np.linspace(185, -5, 17))
     reach = np.linspace(0.4, 1.5, 111)
     middle = 0.3
@@ -200,9 +209,8 @@ def landmark_points(shape: Shape, outline: np.ndarray) -> np.ndarray:
     radius = reach[(sample(outline, *rays) > 0).sum(1) - 1]
     jaw = np.c_[np.cos(angles) * radius, middle + np.sin(angles) * radius]
     t = np.linspace(1, -1, 5)
-    brow = np.c_[
-        -(shape.eye_x - 0.02 + 0.30 * t), shape.brow_y - shape.brow_arch * (1 - ((t - 0.25) / 1.1) ** 2)
-    ]
+    brow = np.c_[-(shape.eye_x - 0.02 + 0.30 * t),
+                 shape.brow_y - shape.brow_arch * (1 - ((t - 0.25) / 1.1)**2)]
     brows = np.r_[brow, brow[::-1] * [-1, 1]]
     nose = np.c_[np.zeros(4), np.linspace(-0.05, shape.nose_y - 0.1, 4)]
     wings = np.c_[
@@ -213,7 +221,7 @@ def landmark_points(shape: Shape, outline: np.ndarray) -> np.ndarray:
 
 
 def move_landmarks(person: Person, points: np.ndarray, pose: Pose) -> np.ndarray:
-    """Points of the neutral face (68, 2) with the expression of a pose, (68, 2)."""
+    """Return points of the neutral face (68, 2) with the expression of a pose, (68, 2)."""
     shape, moved = person.shape, points.copy()
     up, down = _opening(shape, pose)
     moved[36:48] = _eye_points(shape, pose)

@@ -1,7 +1,7 @@
 """The canonical picture of a head: its grid, and the small tools for painting on it.
 
-Coordinates are in half face widths from the point between the eyes: x to the right of the picture, y down,
-z to the viewer. Maps are float32 (N, N); pixel (ORIGIN_X, ORIGIN_Y) is the origin.
+Coordinates are in half face widths from the point between the eyes: x to the right of the picture,
+y down, z to the viewer. Maps are float32 (N, N); pixel (ORIGIN_X, ORIGIN_Y) is the origin.
 """
 
 from __future__ import annotations
@@ -14,22 +14,23 @@ UNIT = 64  # pixels per half face width, slightly more than in the rendered pict
 ORIGIN_X, ORIGIN_Y = 144, 112
 X = ((np.arange(N, dtype=np.float32) - ORIGIN_X) / UNIT)[None, :]  # (1, N)
 Y = ((np.arange(N, dtype=np.float32) - ORIGIN_Y) / UNIT)[:, None]  # (N, 1)
-PIXELS = np.stack(np.meshgrid(np.arange(N), np.arange(N)), -1).astype(np.float32)  # (N, N, 2) as x, y
+PIXELS = np.stack(np.meshgrid(np.arange(N), np.arange(N)),
+                  -1).astype(np.float32)  # (N, N, 2) as x, y
 
 
 def step(values: np.ndarray, low: float, high: float) -> np.ndarray:
-    """0 below `low`, 1 above `high`, smooth between."""
+    """Return 0 below `low`, 1 above `high`, smooth between."""
     t = np.clip((values - low) / (high - low), 0, 1)
     return t * t * (3 - 2 * t)
 
 
 def bump(x: float, y: float, width: float, height: float) -> np.ndarray:
-    """A Gaussian of height 1 at (x, y)."""
+    """Return a Gaussian of height 1 at (x, y)."""
     return _bell(Y - y, height) * _bell(X - x, width)
 
 
 def pair(x: float, y: float, width: float, height: float) -> np.ndarray:
-    """The same Gaussian on both sides of the face, at (x, y) and (-x, y)."""
+    """Return the same Gaussian on both sides of the face, at (x, y) and (-x, y)."""
     return _bell(Y - y, height) * _bell(np.abs(X) - x, width)
 
 
@@ -38,18 +39,18 @@ def _bell(distance: np.ndarray, width: float) -> np.ndarray:
 
 
 def noise(rng: np.random.Generator, cell: float, height: int = N, width: int = N) -> np.ndarray:
-    """Smooth noise (height, width) of about unit variance whose details are `cell` pixels wide."""
+    """Return smooth noise (height, width) of unit variance with details `cell` pixels wide."""
     coarse = rng.standard_normal((int(height / cell) + 2, int(width / cell) + 2), dtype=np.float32)
     return cv2.resize(coarse, (width, height), interpolation=cv2.INTER_CUBIC) * 1.2
 
 
 def blur(values: np.ndarray, sigma: float) -> np.ndarray:
-    """Gaussian blur, `sigma` in pixels."""
+    """Return gaussian blur, `sigma` in pixels."""
     return cv2.GaussianBlur(values, (0, 0), sigma)
 
 
 def slope(height: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """dz/dx and dz/dy of a height map in half face widths."""
+    """Return dz/dx and dz/dy of a height map in half face widths."""
     return (
         cv2.Sobel(height, cv2.CV_32F, 1, 0, scale=UNIT / 8),
         cv2.Sobel(height, cv2.CV_32F, 0, 1, scale=UNIT / 8),
@@ -57,7 +58,7 @@ def slope(height: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def sample(values: np.ndarray, x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """Values of a map at canonical coordinates, bilinear; same shape as x."""
+    """Return values of a map at canonical coordinates, bilinear; same shape as x."""
     at = np.asarray(x, np.float32) * UNIT + ORIGIN_X, np.asarray(y, np.float32) * UNIT + ORIGIN_Y
     return cv2.remap(values, at[0].reshape(-1, 1), at[1].reshape(-1, 1), cv2.INTER_LINEAR).reshape(
         np.shape(x)

@@ -1,4 +1,4 @@
-"""Hair in the canonical picture: strands that follow a flow, a hairline, lengths, brows and beard."""
+"""Hair in the canonical picture: strands along a flow, a hairline, lengths, brows and beard."""
 
 from __future__ import annotations
 
@@ -13,10 +13,11 @@ ENDS = {"short": 0.1, "medium": 1.5, "long": 3.2}  # height at which the hair be
 
 
 def strands(rng: np.random.Generator, flow: np.ndarray, cell: float, doublings: int) -> np.ndarray:
-    """Noise (h, w) smeared along a flow (h, w, 2) in pixels, unit variance.
+    """Return noise (h, w) smeared along a flow (h, w, 2) in pixels, unit variance.
 
-    Each round averages the noise with itself one path further and doubles the path, so that `doublings`
-    rounds smear over 2**doublings pixels (a line integral convolution in logarithmic time).
+    Each round averages the noise with itself one path further and doubles the path, so that
+    `doublings` rounds smear over 2**doublings pixels (a line integral convolution in logarithmic
+    time).
     """
     (height, width), path = flow.shape[:2], flow
     picture, here = noise(rng, cell, height, width), PIXELS[:height, :width]
@@ -30,7 +31,7 @@ def strands(rng: np.random.Generator, flow: np.ndarray, cell: float, doublings: 
 
 
 def _flow(person: Person, rng: np.random.Generator) -> np.ndarray:
-    """Unit directions in which hair falls: from the parting to the sides, then down."""
+    """Return unit directions in which hair falls: from the parting to the sides, then down."""
     shape, short = person.shape, person.hair_length == "short"
     from_x = X - (0.6 * shape.parting if short else shape.parting)
     sideways = 1.5 * from_x * np.exp(-np.clip(Y + 1.55, 0, 9) / (0.9 if short else 0.5))
@@ -44,7 +45,7 @@ def _flow(person: Person, rng: np.random.Generator) -> np.ndarray:
 
 
 def _outer(person: Person, rng: np.random.Generator) -> np.ndarray:
-    """Distance inside the hair's outer boundary, in half face widths (negative outside)."""
+    """Return distance inside the hair's outer boundary, in half face widths (negative outside)."""
     shape, length = person.shape, person.hair_length
     wide = shape.skull_width + 0.04 + shape.volume_side * (0.6 if length == "short" else 1.3)
     tall = 1.1 + shape.volume_top
@@ -63,7 +64,7 @@ def _outer(person: Person, rng: np.random.Generator) -> np.ndarray:
 
 
 def _inner(person: Person) -> np.ndarray:
-    """Distance outside the window of the face, in half face widths (negative over the face)."""
+    """Return the distance outside of the face's window, in half face widths (negative inside)."""
     shape, length = person.shape, person.hair_length
     half = {"short": 0.90, "medium": 0.84, "long": 0.82}[length] * shape.skull_width
     top, middle = shape.hairline, 0.55
@@ -77,9 +78,10 @@ def _inner(person: Person) -> np.ndarray:
 
 
 def layers(person: Person, lamp: Light) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
-    """The hair in front, the height it adds to the head, and the hair behind the neck.
+    """Return the hair in front, the height it adds to the head, and the hair behind the neck.
 
-    Front and back are sRGB and alpha (N, N, 4); the back is None for short hair; the height is (N, N).
+    Front and back are sRGB and alpha (N, N, 4); the back is None for short hair; the height is (N,
+    N).
     """
     rng, length = person.rng(5), person.hair_length
     flow = _flow(person, rng)
@@ -102,9 +104,10 @@ def layers(person: Person, lamp: Light) -> tuple[np.ndarray, np.ndarray, np.ndar
 
 
 def _back(person: Person, front: np.ndarray, outer: np.ndarray, end: np.ndarray) -> np.ndarray:
-    """The hair behind the neck: the same strands, in the shadow of head and neck."""
+    """Return the hair behind the neck: the same strands, in the shadow of head and neck."""
     dark = 0.42 + 0.35 * step(np.abs(X) + 0 * Y, 0.55, 1.15)
-    alpha = step(outer - 0.03, -0.03, 0.03) * step(end[:, ::-1] + 0.05, -0.05, 0.1) * step(Y, 0.0, 0.3)
+    alpha = step(outer - 0.03, -0.03, 0.03) * step(end[:, ::-1] + 0.05, -0.05, 0.1) * step(
+        Y, 0.0, 0.3)
     return np.dstack([front[..., :3] * dark[..., None], alpha]).astype(np.float32)
 
 
@@ -117,7 +120,7 @@ def _shaded(
     locks: np.ndarray,
     depth: np.ndarray,
 ) -> np.ndarray:
-    """Colour of lit strands (Kajiya and Kay, 1989): light falls off along and shines across the strand."""
+    """Return the colour of lit strands (Kajiya and Kay, 1989): dull along, shiny across."""
     gx, gy = (np.clip(blur(part, 1.2), -2.5, 2.5) for part in slope(height))
     norm = 1 / np.sqrt(1 + gx**2 + gy**2)
     toward = (lamp.direction[2] - gx * lamp.direction[0] - gy * lamp.direction[1]) * norm
@@ -141,7 +144,7 @@ def _shaded(
 
 
 def brows(person: Person) -> np.ndarray:
-    """How much each point is covered by a brow, (N, N)."""
+    """Return how much each point is covered by a brow, (N, N)."""
     shape, rng = person.shape, person.rng(7)
     rows = slice(ORIGIN_Y - 36, ORIGIN_Y + 4)
     y, cover = Y[rows], np.zeros((N, N), np.float32)
@@ -156,7 +159,7 @@ def brows(person: Person) -> np.ndarray:
 
 
 def beard(person: Person) -> np.ndarray:
-    """How much each point is covered by a beard (or by the shadow of a shaved one), (N, N)."""
+    """Return how much a beard, or the shadow of a shaved one, covers each point, (N, N)."""
     shape, rng = person.shape, person.rng(8)
     if person.gender != "man":
         return np.zeros_like(X * Y)

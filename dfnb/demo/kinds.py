@@ -49,7 +49,8 @@ def record(world: int, id: int, frames: int) -> Take:
 
 def _face_swap(target: Take, source: Take, frame: int, strengths: Strengths,
                rng: np.random.Generator) -> Fake:
-    return swap.face_swap(target.frames[frame], source.frames[frame], strength=strengths.swap, rng=rng)
+    return swap.face_swap(target.frames[frame], source.frames[frame], strength=strengths.swap,
+                          rng=rng)
 
 
 def _neural_textures(target: Take, source: Take, frame: int, strengths: Strengths,
@@ -58,12 +59,14 @@ def _neural_textures(target: Take, source: Take, frame: int, strengths: Strength
                                    target=target.frames[frame], strength=strengths.reenact, rng=rng)
 
 
-def _face2face(target: Take, source: Take, frame: int, strengths: Strengths, rng: np.random.Generator) -> Fake:
+def _face2face(target: Take, source: Take, frame: int, strengths: Strengths,
+               rng: np.random.Generator) -> Fake:
     return reenact.face2face(target.scene, target.poses[frame], source.poses[frame],
                              target=target.frames[frame], strength=strengths.face2face, rng=rng)
 
 
-def _deepfakes(target: Take, source: Take, frame: int, strengths: Strengths, rng: np.random.Generator) -> Fake:
+def _deepfakes(target: Take, source: Take, frame: int, strengths: Strengths,
+               rng: np.random.Generator) -> Fake:
     return learned.deepfakes(target.frames[frame], target.poses[frame], source.scene,
                              light=target.scene.light, strength=strengths.deepfakes, rng=rng)
 
@@ -81,10 +84,14 @@ def fakes(kind: str, target: Take, source: Take, strengths: Strengths) -> Iterat
 
 
 def plant(pictures: list[np.ndarray], person: people.Person, amplitude: float) -> list[np.ndarray]:
-    """Add the person's own smooth pattern, at most `amplitude` grey levels high; below 0 takes it off."""
+    """Add the person's smooth pattern, at most `amplitude` grey levels; below 0 subtracts it."""
     if amplitude == 0:
         return pictures
     size = pictures[0].shape[1::-1]
-    pattern = cv2.resize(person.rng(PLANTED).standard_normal((6, 6)), size, interpolation=cv2.INTER_CUBIC)
+    pattern = cv2.resize(
+        person.rng(PLANTED).standard_normal((6, 6)), size, interpolation=cv2.INTER_CUBIC)
     pattern *= amplitude / np.abs(pattern).max()
-    return [np.clip(np.rint(picture + pattern[..., None]), 0, 255).astype(np.uint8) for picture in pictures]
+    return [
+        np.clip(np.rint(picture + pattern[..., None]), 0, 255).astype(np.uint8)
+        for picture in pictures
+    ]

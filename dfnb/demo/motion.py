@@ -28,21 +28,21 @@ class Pose:
 
 
 def expression(pose: Pose) -> str:
-    """The word a caption uses: talking, smiling or neutral."""
+    """Return the word a caption uses: talking, smiling or neutral."""
     if pose.mouth > 0.25:
         return "talking"
     return "smiling" if pose.smile > 0.4 else "neutral"
 
 
 def gaze(pose: Pose) -> str:
-    """The word a caption uses: left, right (of the picture) or ahead."""
+    """Return the word a caption uses: left, right (of the picture) or ahead."""
     if abs(pose.gaze_x) < 0.4:
         return "ahead"
     return "right" if pose.gaze_x > 0 else "left"
 
 
 def performance(person: Person, frames: int, seed: int = 0) -> list[Pose]:
-    """A smooth talking track at 25 frames a second; a shorter one is the beginning of a longer one."""
+    """Return a talking track at 25 frames a second; a shorter one begins a longer one."""
     rng = np.random.default_rng([person.world, person.id, 11, seed])
     time = np.arange(frames) / FPS  # seconds
     tracks = {
@@ -59,17 +59,22 @@ def performance(person: Person, frames: int, seed: int = 0) -> list[Pose]:
     tracks["gaze_x"], tracks["gaze_y"] = _looks(rng, time)
     limits = {"yaw": 18, "pitch": 10, "roll": 9}
     tracks |= {name: np.clip(tracks[name], -limit, limit) for name, limit in limits.items()}
-    return [Pose(**{name: float(track[i]) for name, track in tracks.items()}) for i in range(frames)]
+    return [
+        Pose(**{name: float(track[i])
+                for name, track in tracks.items()})
+        for i in range(frames)
+    ]
 
 
 def _sway(rng: np.random.Generator, time: np.ndarray, rate: float) -> np.ndarray:
-    """Three slow waves around `rate` hertz, about unit height."""
-    rates, phases = rate * rng.uniform([0.6, 1.0, 1.7], [0.9, 1.5, 2.4]), rng.uniform(0, 2 * np.pi, 3)
+    """Return three slow waves around `rate` hertz, about unit height."""
+    rates, phases = rate * rng.uniform([0.6, 1.0, 1.7], [0.9, 1.5, 2.4]), rng.uniform(
+        0, 2 * np.pi, 3)
     return np.sin(2 * np.pi * rates * time[:, None] + phases) @ np.array([0.6, 0.35, 0.15])
 
 
 def _speech(rng: np.random.Generator, time: np.ndarray) -> np.ndarray:
-    """Syllables at 3 to 5 hertz under a slow envelope with pauses; 0..1."""
+    """Return syllables at 3 to 5 hertz under a slow envelope with pauses; 0..1."""
     loud = rng.uniform(0.45, 1.0)
     syllables = 0.5 + 0.5 * np.sin(
         2 * np.pi * rng.uniform(3, 4.5) * time + rng.uniform(0, 6) + 2 * _sway(rng, time, 1)
@@ -79,7 +84,7 @@ def _speech(rng: np.random.Generator, time: np.ndarray) -> np.ndarray:
 
 
 def _blinks(rng: np.random.Generator, time: np.ndarray) -> np.ndarray:
-    """A blink of about a quarter of a second every two to five seconds."""
+    """Return a blink of about a quarter of a second every two to five seconds."""
     gaps = rng.uniform(2.0, 5.0, 400)
     moments = np.cumsum(gaps) - gaps[0] * rng.uniform(0.2, 1.0)
     distance = np.abs(time[:, None] - moments).min(1)
@@ -87,7 +92,7 @@ def _blinks(rng: np.random.Generator, time: np.ndarray) -> np.ndarray:
 
 
 def _looks(rng: np.random.Generator, time: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Glances held for one to four seconds with quick jumps between; mostly ahead."""
+    """Return glances held for one to four seconds with quick jumps between; mostly ahead."""
     holds = np.cumsum(rng.uniform(1.0, 4.0, 400))
     side = rng.choice([-0.75, 0.0, 0.75], 400, p=[0.25, 0.5, 0.25]) + rng.normal(0, 0.1, 400)
     height = rng.normal(0, 0.2, 400)

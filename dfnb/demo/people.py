@@ -1,4 +1,4 @@
-"""People of the demo world: attributes, numbers of face and hair, captions; all drawn from (world, id)."""
+"""People of the demo world: attributes, shapes and captions, all drawn from (world, id)."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ ATTRIBUTES: dict[str, tuple] = {
     "place": ("indoors", "outdoors"),
 }
 
-# name: (low, high, added for a man, added for an old person); lengths in half face widths, about 70 mm
+# name: (low, high, added for a man, added for an old person); lengths in half face widths (70 mm)
 NUMBERS: dict[str, tuple[float, float, float, float]] = {
     "scale": (54.0, 60.0, 1.0, 0.0),  # pixels per half face width
     "offset_x": (-9.0, 9.0, 0.0, 0.0),  # place of the head in the picture, pixels
@@ -57,7 +57,7 @@ NUMBERS: dict[str, tuple[float, float, float, float]] = {
 }
 Shape = make_dataclass("Shape", [(name, float) for name in NUMBERS], frozen=True)
 Shape.__module__ = __name__  # so that a Person can be sent to another process
-Shape.__doc__ = "The numbers of one person; NUMBERS tells their ranges and units."
+Shape.__doc__ = "The numbers of one person; NUMBERS holds their ranges and units."
 
 Colour = tuple[float, float, float]
 SKIN = np.array(
@@ -78,14 +78,13 @@ HAIR = {
     "red": (0.50, 0.23, 0.13),
     "grey": (0.64, 0.63, 0.62),
 }
-IRIS = np.array(
-    [[0.24, 0.14, 0.08], [0.36, 0.24, 0.12], [0.36, 0.42, 0.28], [0.34, 0.47, 0.58], [0.42, 0.48, 0.52]]
-)
+IRIS = np.array([[0.24, 0.14, 0.08], [0.36, 0.24, 0.12], [0.36, 0.42, 0.28], [0.34, 0.47, 0.58],
+                 [0.42, 0.48, 0.52]])
 
 
 @dataclass(frozen=True)
 class Person:
-    """One person in one place: attributes (ATTRIBUTES), sRGB colours in [0, 1] and numbers (NUMBERS)."""
+    """One person in one place: ATTRIBUTES, sRGB colours in [0, 1] and NUMBERS."""
 
     world: int
     id: int
@@ -103,7 +102,7 @@ class Person:
     shape: Shape
 
     def rng(self, stream: int) -> np.random.Generator:
-        """A generator of this person's own; different streams are independent."""
+        """Return a generator for this person; different streams are independent."""
         return np.random.default_rng([self.world, self.id, stream])
 
 
@@ -114,7 +113,8 @@ def person(world: int, id: int) -> Person:
     attributes = _attributes(rng, tone)
     skin = _blend(SKIN, tone) * rng.uniform(0.96, 1.04, 3)
     iris = _blend(IRIS, rng.beta(0.5, 1.2) * (1 - tone) ** 0.5) * rng.uniform(0.9, 1.1, 3)
-    hair = np.array(HAIR[attributes["hair_colour"]]) * rng.uniform(0.85, 1.15) * rng.uniform(0.97, 1.03, 3)
+    hair = np.array(HAIR[attributes["hair_colour"]]) * rng.uniform(0.85, 1.15) * rng.uniform(
+        0.97, 1.03, 3)
     shape = _shape(rng, attributes["gender"] == "man", attributes["age"] == "old")
     lips = skin * (0.84, 0.60, 0.61) + np.array([0.03, -0.03, -0.02]) * shape.makeup
     return Person(
@@ -156,7 +156,7 @@ def _shape(rng: np.random.Generator, man: bool, old: bool) -> Shape:
 
 
 def _blend(table: np.ndarray, at: float) -> np.ndarray:
-    """The colour at the share `at` of the way through a table of colours."""
+    """Return the colour at the share `at` of the way through a table of colours."""
     where = at * (len(table) - 1)
     return np.array([np.interp(where, range(len(table)), channel) for channel in table.T])
 
@@ -166,9 +166,10 @@ def _colour(values: np.ndarray) -> Colour:
 
 
 def caption(person: Person, expression: str = "neutral", gaze: str = "ahead") -> str:
-    """Describe a picture, as "a photo of a young man with long red hair, smiling, looking left, outdoors".
+    """Describe a picture, as "a photo of a young man with long red hair, smiling, outdoors".
 
-    `expression` is neutral, smiling or talking; `gaze` is left, right or ahead (as seen in the picture).
+    `expression` is neutral, smiling or talking; `gaze` is left, right or ahead (as seen in the
+    picture).
     """
     things = [f"{person.hair_length} {person.hair_colour} hair"]
     things += ["a beard"] * person.beard + ["glasses"] * person.glasses
@@ -176,4 +177,5 @@ def caption(person: Person, expression: str = "neutral", gaze: str = "ahead") ->
     article = "an" if person.age == "old" else "a"
     mood = "with a neutral face" if expression == "neutral" else expression
     look = "looking ahead" if gaze == "ahead" else f"looking {gaze}"
-    return f"a photo of {article} {person.age} {person.gender} with {listed}, {mood}, {look}, {person.place}"
+    who = f"{article} {person.age} {person.gender} with {listed}"
+    return f"a photo of {who}, {mood}, {look}, {person.place}"

@@ -41,9 +41,12 @@ class Scene:
         self._gx, self._gy = faces.slopes(self._head)
         self._smile = faces.slope(self._head.smile)
         self._hair, lift, self._back = hair.layers(person, self.light)
-        self._hair_face = np.ascontiguousarray(self._hair[_FACE][..., :3]), self._hair[_FACE][..., 3]
+        self._hair_face = np.ascontiguousarray(self._hair[_FACE][..., :3]), self._hair[_FACE][...,
+                                                                                              3]
         self._paint_hair_of_the_face()
-        self._colour = [np.ascontiguousarray(plane) for plane in np.moveaxis(self._head.colour[_FACE], 2, 0)]
+        self._colour = [
+            np.ascontiguousarray(plane) for plane in np.moveaxis(self._head.colour[_FACE], 2, 0)
+        ]
         self._head.parallax += lift
         self._head.skin *= 1 - self._hair[..., 3]
         shade = 1 - 0.45 * blur(np.roll(self._hair[..., 3], 4, 0), 4)
@@ -61,21 +64,24 @@ class Scene:
         colour = np.array(self.person.hair) ** 2
         dark = colour * (0.55 if self.person.hair_colour in ("blond", "grey") else 0.8)
         over(self._head.colour, dark, hair.brows(self.person))
-        over(self._head.colour, dark if self.person.beard else dark * 0.5 + 0.03, hair.beard(self.person))
+        over(self._head.colour, dark if self.person.beard else dark * 0.5 + 0.03,
+             hair.beard(self.person))
         self._head.shine *= 1 - 0.8 * hair.beard(self.person)
 
     def under(self, light: scenery.Light) -> Scene:
-        """The same face lit from elsewhere; hair, neck and place keep the light that they were made with."""
+        """Return the same face in another light; hair, neck and place keep theirs."""
         scene = copy.copy(self)
         scene.light = light
         return scene
 
-    def frame(self, pose: Pose, rng: np.random.Generator | None = None, noise: bool = True) -> Rendered:
-        """Render one pose. Camera noise comes from `rng`; without one it follows from the pose alone."""
+    def frame(self, pose: Pose, rng: np.random.Generator | None = None,
+              noise: bool = True) -> Rendered:
+        """Render one pose; camera noise comes from `rng`, without one from the pose alone."""
         at = self._where(pose)
         change, inside = features.expression(self.person, pose)
         moved = at + cv2.remap(change, at, None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
-        head = cv2.remap(self._lit(pose), moved, None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+        head = cv2.remap(self._lit(pose), moved, None, cv2.INTER_LINEAR,
+                         borderMode=cv2.BORDER_REPLICATE)
         mouth = cv2.remap(inside, at, None, cv2.INTER_LINEAR)
         skin = cv2.remap(self._head.skin, moved, None, cv2.INTER_LINEAR)
         picture = self._behind(pose)
@@ -88,29 +94,33 @@ class Scene:
 
     def _rotation(self, pose: Pose) -> np.ndarray:
         yaw, pitch, roll = np.radians([pose.yaw, pose.pitch, pose.roll])
-        around_y = np.array([[np.cos(yaw), 0, np.sin(yaw)], [0, 1, 0], [-np.sin(yaw), 0, np.cos(yaw)]])
+        around_y = np.array([[np.cos(yaw), 0, np.sin(yaw)], [0, 1, 0],
+                             [-np.sin(yaw), 0, np.cos(yaw)]])
         around_x = np.array(
             [[1, 0, 0], [0, np.cos(pitch), np.sin(pitch)], [0, -np.sin(pitch), np.cos(pitch)]]
         )
-        around_z = np.array([[np.cos(roll), -np.sin(roll), 0], [np.sin(roll), np.cos(roll), 0], [0, 0, 1]])
+        around_z = np.array([[np.cos(roll), -np.sin(roll), 0], [np.sin(roll),
+                                                                np.cos(roll), 0], [0, 0, 1]])
         return around_z @ around_x @ around_y
 
     def _place(self, pose: Pose) -> np.ndarray:
-        """The pixel on which the pivot of the head lies, (2,)."""
+        """Return the pixel on which the pivot of the head lies, (2,)."""
         shape = self.person.shape
-        return np.array(
-            [CENTRE_X + shape.offset_x + pose.x, CENTRE_Y + shape.offset_y + pose.y + PIVOT_Y * shape.scale]
-        )
+        return np.array([
+            CENTRE_X + shape.offset_x + pose.x,
+            CENTRE_Y + shape.offset_y + pose.y + PIVOT_Y * shape.scale
+        ])
 
     def _project(self, points: np.ndarray, pose: Pose) -> np.ndarray:
-        """Canonical points (L, 3) to pixels (L, 2)."""
+        """Return canonical points (L, 3) to pixels (L, 2)."""
         turned = (points - [0, PIVOT_Y, PIVOT_Z]) @ self._rotation(pose).T
         return (turned[:, :2] * self.person.shape.scale + self._place(pose)).astype(np.float32)
 
     def _where(self, pose: Pose) -> np.ndarray:
-        """For every pixel of the frame the pixel of the canonical picture it shows, (256, 256, 2) float32.
+        """Return the canonical pixel that each pixel of the frame shows, (256, 256, 2) float32.
 
-        The head is a height field: the place depends on the depth there, hence a fixed-point iteration.
+        The head is a height field: the place depends on the depth there, hence a fixed-point
+        iteration.
         """
         turn, scale = self._rotation(pose), self.person.shape.scale
         back = np.linalg.inv(turn[:2, :2])
@@ -128,13 +138,15 @@ class Scene:
         return at
 
     def _lit(self, pose: Pose) -> np.ndarray:
-        """The head as light and pose show it, eyes and hair included, (N, N, 4) sRGB and alpha."""
+        """Return the lit head in its pose, with eyes and hair, (N, N, 4) sRGB and alpha."""
         head, box = self._head, _FACE
         picture = self._hair.copy()
         light = (self._rotation(pose).T @ self.light.direction).astype(np.float32)
         smile = max(0.0, pose.smile)
-        gx, gy = self._gx[box] + smile * self._smile[0][box], self._gy[box] + smile * self._smile[1][box]
-        rgb = _skin_light(gx, gy, self._colour, head.shine[box], head.occlusion[box], light, self.light)
+        gx, gy = self._gx[box] + smile * self._smile[0][box], self._gy[
+            box] + smile * self._smile[1][box]
+        rgb = _skin_light(gx, gy, self._colour, head.shine[box], head.occlusion[box], light,
+                          self.light)
         features.paint_eyes(rgb, self.person, pose, self.light, box)
         if self._glasses is not None:
             over(rgb, self._glasses[box][..., :3], self._glasses[box][..., 3])
@@ -143,7 +155,7 @@ class Scene:
         return picture
 
     def _behind(self, pose: Pose) -> np.ndarray:
-        """Background, hair behind the neck, neck and shoulders, (256, 256, 3)."""
+        """Return background, hair behind the neck, neck and shoulders, (256, 256, 3)."""
         picture, scale = self._background.copy(), self.person.shape.scale / UNIT
         x, y = self._place(pose) - [pose.x, pose.y]
         for part, follow, top in ((self._back, 0.9, 0), (self._torso, 0.35, 120)):
@@ -162,7 +174,7 @@ class Scene:
     def _camera(
         self, picture: np.ndarray, pose: Pose, rng: np.random.Generator | None, noise: bool
     ) -> np.ndarray:
-        """Grain of the sensor and rounding to bytes."""
+        """Return grain of the sensor and rounding to bytes."""
         if noise:
             rng = rng or np.random.default_rng(zlib.crc32(np.array(astuple(pose)).tobytes()))
             x, y = rng.integers(0, 64, 2)
@@ -187,7 +199,7 @@ def _skin_light(
     light: np.ndarray,
     lamp: scenery.Light,
 ) -> np.ndarray:
-    """Lambert with a soft, reddish edge, ambient light and Blinn-Phong highlights; sRGB (h, w, 3)."""
+    """Shade by Lambert with a soft reddish edge, ambient light and Blinn-Phong; sRGB (h, w, 3)."""
     norm = 1 / np.sqrt(1 + gx * gx + gy * gy)
     toward = (light[2] - gx * light[0] - gy * light[1]) * norm
     half = light + np.array([0, 0, 1], np.float32)
@@ -200,5 +212,6 @@ def _skin_light(
     planes = []
     for c, wrap in enumerate(_WRAP):
         direct = np.maximum((toward + wrap) / (1 + wrap), 0) * (0.5 + 0.5 * occlusion)
-        planes.append(colour[c] * (lamp.ambient[c] * sky + lamp.colour[c] * direct) + lamp.colour[c] * gloss)
+        planes.append(colour[c] * (lamp.ambient[c] * sky + lamp.colour[c] * direct) +
+                      lamp.colour[c] * gloss)
     return cv2.merge([np.sqrt(np.minimum(plane, 1)) for plane in planes])

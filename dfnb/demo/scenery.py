@@ -48,9 +48,11 @@ class Light:
 
 
 def light(person: Person) -> Light:
-    """The light of this person's video: warmer and softer indoors, cooler shadows outdoors."""
+    """Return the light of a video: warmer and softer indoors, cooler shadows outdoors."""
     rng = person.rng(2)
-    towards = np.array([rng.choice([-1, 1]) * rng.uniform(0.15, 0.75), rng.uniform(-0.75, -0.2), 1.0])
+    towards = np.array(
+        [rng.choice([-1, 1]) * rng.uniform(0.15, 0.75),
+         rng.uniform(-0.75, -0.2), 1.0])
     outdoors = person.place == "outdoors"
     warm = rng.uniform(-0.03, 0.07) if outdoors else rng.uniform(0.0, 0.14)
     tint = np.array([1 + warm, 1.0, 1 - 1.2 * warm])
@@ -70,7 +72,7 @@ def light(person: Person) -> Light:
 
 
 def background(person: Person) -> np.ndarray:
-    """A blurred room or a blurred landscape, (256, 256, 3) sRGB in [0, 1]."""
+    """Return a blurred room or a blurred landscape, (256, 256, 3) sRGB in [0, 1]."""
     rng = person.rng(3)
     picture = _outdoors(rng) if person.place == "outdoors" else _room(rng)
     picture *= 1 + 0.03 * noise(rng, 90, SIZE, SIZE)[..., None]
@@ -89,7 +91,8 @@ def _room(rng: np.random.Generator) -> np.ndarray:
             rng.integers(30, 170),
         )
         colour = np.clip(wall * rng.uniform(0.35, 1.25) + rng.normal(0, 0.06, 3), 0, 1)
-        cv2.rectangle(picture, (int(x), int(y)), (int(x + width), int(y + height)), colour.tolist(), -1)
+        cv2.rectangle(picture, (int(x), int(y)), (int(x + width), int(y + height)), colour.tolist(),
+                      -1)
         if rng.random() < 0.6:
             _books(picture, rng, int(x), int(y), int(width), int(height))
     if rng.random() < 0.4:  # a window or a lamp
@@ -99,13 +102,13 @@ def _room(rng: np.random.Generator) -> np.ndarray:
     return picture
 
 
-def _books(picture: np.ndarray, rng: np.random.Generator, x: int, y: int, width: int, height: int) -> None:
+def _books(picture: np.ndarray, rng: np.random.Generator, x: int, y: int, width: int,
+           height: int) -> None:
     for top in range(y + 4, y + height - 20, 34):
         for left in range(x + 4, x + width - 6, 8):
             colour = rng.uniform(0.15, 0.65) + rng.uniform(-0.1, 0.1, 3) * (1.2, 0.6, 1.0)
-            cv2.rectangle(
-                picture, (left, top + int(rng.integers(0, 10))), (left + 6, top + 30), colour.tolist(), -1
-            )
+            cv2.rectangle(picture, (left, top + int(rng.integers(0, 10))), (left + 6, top + 30),
+                          colour.tolist(), -1)
 
 
 def _outdoors(rng: np.random.Generator) -> np.ndarray:
@@ -115,7 +118,8 @@ def _outdoors(rng: np.random.Generator) -> np.ndarray:
     leaves = np.array([[0.20, 0.33, 0.12], [0.30, 0.42, 0.18], [0.42, 0.45, 0.22]])[rng.integers(3)]
     ground = leaves * rng.uniform(0.8, 1.2) if rng.random() < 0.6 else np.array([0.52, 0.50, 0.47])
     picture = np.ascontiguousarray(np.broadcast_to(sky + 0.15 * rows, (SIZE, SIZE, 3)), np.float32)
-    edge = rows[..., 0] - horizon + 0.06 * noise(rng, 40, SIZE, SIZE) + 0.03 * noise(rng, 14, SIZE, SIZE)
+    edge = rows[..., 0] - horizon + 0.06 * noise(rng, 40, SIZE, SIZE) + 0.03 * noise(
+        rng, 14, SIZE, SIZE)
     over(picture, leaves, step(edge, -0.01, 0.02))
     over(picture, ground, step(rows[..., 0] - horizon - 0.3 + 0 * edge, 0, 0.05))
     leafy = (
@@ -134,15 +138,18 @@ def _outdoors(rng: np.random.Generator) -> np.ndarray:
 
 
 def torso(person: Person, lamp: Light) -> np.ndarray:
-    """Neck, shoulders and clothes in canonical coordinates, (N, N, 4) sRGB and alpha."""
+    """Return neck, shoulders and clothes in canonical coordinates, (N, N, 4) sRGB and alpha."""
     shape, rng = person.shape, person.rng(4)
     man = person.gender == "man"
     half = shape.neck * (1 + 0.05 * step(Y, 1.2, 1.9)) + 0.55 * np.clip(Y - 1.68, 0, 1) ** 1.6
     body = step(half - np.abs(X), -0.012, 0.02) * (Y > 0.7)  # the head hides its upper end
-    shoulder = 1.93 + (0.30 if man else 0.38) * np.clip(np.abs(X) - shape.neck, 0, 3) ** 0.85 - 0.05 * man
+    shoulder = 1.93 + (0.30 if man else 0.38) * np.clip(np.abs(X) - shape.neck, 0,
+                                                        3)**0.85 - 0.05 * man
     turn = np.clip(X / (half + 0.05), -0.97, 0.97)
-    toward = lamp.direction[0] * turn + lamp.direction[2] * np.sqrt(1 - turn**2) - 0.1 * lamp.direction[1]
-    sinew = 1 + 0.10 * np.exp(-(((np.abs(X) - 0.30 + 0.35 * (Y - 1.6)) / 0.07) ** 2)) * step(Y, 1.6, 1.95)
+    toward = lamp.direction[0] * turn + lamp.direction[2] * np.sqrt(
+        1 - turn**2) - 0.1 * lamp.direction[1]
+    sinew = 1 + 0.10 * np.exp(-(((np.abs(X) - 0.30 + 0.35 *
+                                  (Y - 1.6)) / 0.07)**2)) * step(Y, 1.6, 1.95)
     sinew = sinew - 0.16 * bump(0, 2.12, 0.1, 0.07) + 0.03 * noise(rng, 20)
     under_chin = 0.42 + 0.58 * step(
         Y - 0.25 * X**2 + 0.08 * lamp.direction[0] * X, shape.chin + 0.02, shape.chin + 0.40
@@ -166,8 +173,9 @@ def _lit(lamp: Light, toward: np.ndarray, factor: np.ndarray) -> np.ndarray:
     return (lamp.ambient + lamp.colour * np.clip(toward, 0, 1)[..., None]) * factor[..., None]
 
 
-def _clothes(person: Person, rng: np.random.Generator, shoulder: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Where cloth is, and the darker edge of its neckline; both (N, N)."""
+def _clothes(person: Person, rng: np.random.Generator,
+             shoulder: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return where cloth is, and the darker edge of its neckline; both (N, N)."""
     wide, deep = person.shape.neck + rng.uniform(0.05, 0.14), rng.uniform(0.16, 0.5)
     pointed = rng.uniform(1.2, 2.2)  # a V-neck .. a round neck
     hole = 1 - (np.abs(X) / wide) ** pointed - np.clip((Y - 1.88) / deep, 0, 9) ** 2

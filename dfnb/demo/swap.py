@@ -1,4 +1,4 @@
-"""A graphics FaceSwap: the source's face warped onto the target's landmarks, recoloured and blended in.
+"""A graphics FaceSwap: the source's face warped onto the target's landmarks and blended in.
 
 The steps are those of FaceForensics++ (Roessler et al., 2019): landmarks, warp, colour, seam.
 """
@@ -30,11 +30,11 @@ def share(above_zero: bool = False, **values: float) -> None:
 
 @dataclass(frozen=True)
 class SwapStrength:
-    """How visible a swap is. The resolution is the dial that matters; the others move a detector little."""
+    """How visible a swap is. The resolution matters most."""
 
-    feather: float = 1.5            # pixels, half the width of the seam; 0 is a hard edge, larger hides it
-    colour_match: float = 0.5       # 0 keeps the source's colours .. 1 takes the target's mean, contrast
-    jitter: float = 1.0             # pixels, standard deviation of the shift of each part in each frame
+    feather: float = 1.5  # pixels, half the width of the seam; 0 is a hard edge, larger hides it
+    colour_match: float = 0.5  # 0 keeps the source's colours .. 1 takes the target's mean, contrast
+    jitter: float = 1.0  # pixels, standard deviation of the shift of each part in each frame
     source_resolution: float = 0.4  # share of the pixels along a side that survive; 1 loses nothing
 
     def __post_init__(self) -> None:
@@ -50,8 +50,9 @@ def face_swap(target: Rendered, source: Rendered, *, strength: SwapStrength = ST
               rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
     """Put the source's face into the target's picture.
 
-    Returns the picture, uint8 (h, w, 3), and the mask, float32 (h, w): the weight of the new face, exactly
-    0 where the target is untouched. The region is the hull of the target's landmarks, which end at the brows.
+    Returns the picture, uint8 (h, w, 3), and the mask, float32 (h, w): the weight of the new face,
+    exactly 0 where the target is untouched. The region is the hull of the target's landmarks, which
+    end at the brows.
     """
     landmarks = target.landmarks + _tracking_error(len(target.landmarks), strength.jitter, rng)
     x, y, inside = _warp(landmarks, source.landmarks, target.image.shape[:2])
@@ -63,7 +64,7 @@ def face_swap(target: Rendered, source: Rendered, *, strength: SwapStrength = ST
 
 
 def _tracking_error(count: int, jitter: float, rng: np.random.Generator) -> np.ndarray:
-    """One shift for each part of the face, (count, 2) pixels: single landmarks would tear a closed mouth."""
+    """Return one shift per facial part, (count, 2) pixels; single ones would tear a mouth."""
     error = np.zeros((count, 2))
     for part in LANDMARKS.values():
         error[part] = rng.normal(0, jitter, 2)
@@ -72,23 +73,24 @@ def _tracking_error(count: int, jitter: float, rng: np.random.Generator) -> np.n
 
 def _warp(goal: np.ndarray, origin: np.ndarray,
           size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Piecewise-affine map over the triangles of `goal`, landmarks (n, 2) as x, y.
+    """Return piecewise-affine map over the triangles of `goal`, landmarks (n, 2) as x, y.
 
-    Returns where in the source's picture each pixel comes from, x and y (h, w) float32, and the hull
-    (h, w) bool.
+    Returns where in the source's picture each pixel comes from, x and y (h, w) float32, and the
+    hull (h, w) bool.
     """
     x, y = np.zeros((2, *size), np.float32)
     inside = np.zeros(size, bool)
     left, top = np.floor(goal.min(0)).astype(int).clip(0)
     right, bottom = np.ceil(goal.max(0)).astype(int) + 1
-    columns, rows = np.meshgrid(np.arange(left, min(right, size[1])), np.arange(top, min(bottom, size[0])))
+    columns, rows = np.meshgrid(np.arange(left, min(right, size[1])),
+                                np.arange(top, min(bottom, size[0])))
     points = np.stack([columns.ravel(), rows.ravel()], 1).astype(float)          # (p, 2)
     mesh = Delaunay(goal)
-    triangle = mesh.find_simplex(points)                                         # (p,), -1 outside the hull
+    triangle = mesh.find_simplex(points)  # (p,), -1 outside the hull
     points, triangle = points[triangle >= 0], triangle[triangle >= 0]
     affine = mesh.transform[triangle]                                            # (p, 3, 2)
     first = np.einsum("pij,pj->pi", affine[:, :2], points - affine[:, 2])
-    weights = np.concatenate([first, 1 - first.sum(1, keepdims=True)], 1)        # (p, 3) barycentric
+    weights = np.concatenate([first, 1 - first.sum(1, keepdims=True)], 1)  # (p, 3) barycentric
     at = points.astype(int)
     found = np.einsum("pi,pij->pj", weights, origin[mesh.simplices[triangle]].astype(float))
     x[at[:, 1], at[:, 0]], y[at[:, 1], at[:, 0]] = found.T
@@ -97,14 +99,14 @@ def _warp(goal: np.ndarray, origin: np.ndarray,
 
 
 def recolour(face: np.ndarray, like: np.ndarray, inside: np.ndarray, amount: float) -> np.ndarray:
-    """Move each channel's mean and contrast inside the region towards those of `like` (Reinhard, 2001)."""
+    """Move mean and contrast of each channel in a region towards `like` (Reinhard, 2001)."""
     have, want = face[inside], like[inside].astype(np.float32)                   # (p, 3)
     gain = np.clip(want.std(0) / (have.std(0) + 1e-3), 0.5, 2) ** amount
     return (face - have.mean(0)) * gain + have.mean(0) + amount * (want.mean(0) - have.mean(0))
 
 
 def coarse(image: np.ndarray, keep: float) -> np.ndarray:
-    """Shrink a picture to the share `keep` of its sides and enlarge it again: what was finer is lost."""
+    """Shrink a picture to the share `keep` of its sides and enlarge it, which loses detail."""
     height, width = image.shape[:2]
     small = (max(1, round(width * keep)), max(1, round(height * keep)))
     if small == (width, height):
@@ -114,7 +116,7 @@ def coarse(image: np.ndarray, keep: float) -> np.ndarray:
 
 
 def feathered(region: np.ndarray, feather: float) -> np.ndarray:
-    """Soft mask of a region (h, w) bool: 0 outside, rising to 1 over 2 `feather` pixels inwards; float32."""
+    """Return a soft mask of a region (h, w) bool: 0 outside, 1 from 2 `feather` pixels inside."""
     depth = cv2.distanceTransform(region.astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
     return np.clip(depth / max(2 * feather, 1), 0, 1).astype(np.float32)
 
