@@ -14,7 +14,7 @@ import yaml
 from dfnb import cli, config, files
 from dfnb.data import corpora, identity, inventory, splits
 from dfnb.demo import corpus as demo
-from dfnb.runs import configuration, notebooks, parameters, results, run, state
+from dfnb.runs import configuration, fingerprint, notebooks, parameters, results, run, state
 
 pytestmark = pytest.mark.slow
 
@@ -111,10 +111,10 @@ def test_the_inventory_finds_it_whole_and_every_header_readable(whole):
 def test_a_changed_list_is_another_source_of_a_result(whole):
     root, lists = whole
     profile = config.Profile(name="x", corpus={"root": str(root), "lists": str(lists)}, crops={"frames": 1, "size": 64})
-    before = configuration.sources_fingerprint(profile)
-    assert before and configuration.sources_fingerprint(profile) == before
+    before = fingerprint.sources_fingerprint(profile)
+    assert before and fingerprint.sources_fingerprint(profile) == before
     (lists / "identities.csv").write_text("id,person\n000,ann\n")
-    assert configuration.sources_fingerprint(profile) != before
+    assert fingerprint.sources_fingerprint(profile) != before
 
 
 @pytest.fixture(scope="module")
