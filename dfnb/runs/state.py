@@ -30,8 +30,6 @@ SENTENCES = {
     "kernel died": "its kernel was killed, often for want of memory",
     "timeout": "it took longer than it may",
 }
-OF_DATA = {"arms", "corpora", "cropping", "crops", "faces", "identity", "layouts", "splits", "video", "workbench"}  # rooms
-FRAME = re.compile(r"dfnb/(\w+)\.py")  # in a traceback
 COLOUR = re.compile(r"\x1b\[[0-9;]*m")  # IPython colours its tracebacks
 
 
@@ -151,9 +149,8 @@ def explain(error: Exception, log: Path) -> tuple[str, str]:
         if re.search(pattern, f"{kind}: {text}"):
             told = text if reason in ("diverged", "no gradient") else SENTENCES.get(reason, f"{kind}: {text}")
             return reason, f"{told} (see {log})" if told != text else text
-    if kind == "UserError":
-        frames = FRAME.findall(COLOUR.sub("", "\n".join(getattr(error, "traceback", []))))
-        return "data" if frames and frames[-1] in OF_DATA else "bad parameters", text
+    if kind in ("DataError", "UserError"):
+        return "data" if kind == "DataError" else "bad parameters", text
     return "error", text if isinstance(error, UserError) else f"{kind}: {text} (see {log})"
 
 
