@@ -9,7 +9,7 @@ BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 PROFILE ?= demo
 
-.PHONY: help study test torture demo-sensitivity gpu bench lab book pair lint constraints clean
+.PHONY: help study test torture demo-sensitivity gpu bench lab book publish pair lint constraints clean
 help:            ## this list
 	@grep -E '^[a-z-]+: .*##' Makefile | sed -E 's/:.*## /\t/'
 
@@ -42,6 +42,9 @@ lab: $(READY)    ## the notebooks in JupyterLab
 
 book: $(READY)   ## the report from the tracked chapters
 	$(BIN)/jupyter-book build book
+
+publish: $(READY) ## write the demo's executed chapters into book/chapters (tracked)
+	$(BIN)/dfnb publish
 
 pair: $(READY)   ## write each notebooks/*.ipynb from its .py
 	$(BIN)/dfnb pair

@@ -123,6 +123,14 @@ def book(profile: ProfileName = "demo") -> None:
 
 
 @app.command()
+def publish(profile: ProfileName = "demo") -> None:
+    """Write the demo's executed chapters into book/chapters, which git tracks."""
+    from dfnb.runs import book, study
+
+    typer.echo("\n".join(map(str, book.publish(profile, study.status(profile)))))
+
+
+@app.command()
 def corpus(
     root: Annotated[Path, typer.Argument(help="Folder of a corpus, or the CSV file of a manifest.")],
     layout: Annotated[str | None, typer.Option(help="ffpp, ffpp-flat, celeb-df, dfdc or manifest.")] = None,

@@ -64,7 +64,7 @@ def test_its_lines_of_python_are_those_of_an_exported_detector():
 
 def test_its_figure_is_that_of_chapter_8():
     shown = [output.data["image/png"] for cell in nbformat.read(SUMMARY, as_version=4).cells
-             if "level, one line a split" in cell.source
+             if "plots.by_split" in cell.source
              for output in cell.outputs if "image/png" in output.get("data", {})]
     tracked = (files.ROOT / "book" / "_static" / "splits.png").read_bytes()
     assert [base64.b64decode(picture) for picture in shown] == [tracked]

@@ -13,7 +13,7 @@ import nbformat
 import pytest
 
 from dfnb import UserError, config, files
-from dfnb.runs import notebooks, state, study
+from dfnb.runs import book, notebooks, state, study
 from dfnb.runs import state as run_state
 
 pytestmark = pytest.mark.slow
@@ -71,7 +71,7 @@ def write(home: Path, stem: str, body: str = "print(rank)") -> None:
 def run_all(**options) -> list[str]:
     """Run every chapter, without the book; returns the lines of progress."""
     lines: list[str] = []
-    study.run("tiny", [path.stem for path in study._chapters(None)], progress=lines.append, **options)
+    study.run("tiny", [path.stem for path in notebooks.chapters()], progress=lines.append, **options)
     return lines
 
 
@@ -227,7 +227,7 @@ def test_a_book_is_refused_while_a_chapter_is_missing_and_built_when_all_are_don
     (source / "index.md").write_text("# A tiny book\n")
     write(home, "01_first", body="from dfnb import files\nprint(files.ROOT / 'x', run.folder)\n" + NAMED)
     with pytest.raises(UserError, match="01_first is missing .* no book to print"):
-        study.book("tiny", source=source)
+        book.build("tiny", study.status("tiny"), source)
     page = study.run("tiny", source=source)
     assert page == source / "_build" / "tiny" / "_build" / "html" / "index.html"
     assert "A tiny book" in page.read_text()
@@ -237,7 +237,20 @@ def test_a_book_is_refused_while_a_chapter_is_missing_and_built_when_all_are_don
     assert not (source / "chapters").exists()
     html = (page.parent / "chapters" / "01_first.html").read_text()  # names from outside stay text
     assert "The video &lt;img src=x onerror=alert(1)&gt; {eval}`1+1` *em* [a](javascript:b)." in html
-    assert html.count("&lt;img src=x") == 3 and "<img src=x" not in html  # in the code, the sentence and the table
+    assert html.count("&lt;img src=x") == 3  # in the code, the sentence and the table
+    assert "<img src=x" not in html
+
+
+def test_only_the_demos_chapters_are_published(home, monkeypatch):
+    with pytest.raises(UserError, match="the profile tiny is not published"):
+        book.publish("tiny", [])
+    monkeypatch.setattr(book, "PUBLISHED", "tiny")
+    with pytest.raises(UserError, match="01_first is missing"):
+        book.publish("tiny", study.status("tiny"))
+    run_all()
+    written = book.publish("tiny", study.status("tiny"), home / "book")
+    assert written == [home / "book" / "chapters" / "01_first.ipynb"]
+    assert "x runs" not in written[0].read_text() and str(home) not in written[0].read_text()
 
 
 def test_a_result_of_plain_papermill_counts_but_gives_no_page(home, monkeypatch):
