@@ -170,11 +170,11 @@ def test_a_frame_split_spreads_the_kept_frames_of_a_video():
     [
         (closed(10), "studie", {}, "protocol must be one of study, frame, .* got 'studie'"),
         (closed(2), "study", {}, "real needs at least 3 videos"),
-        (closed(10), "study", {"test_manipulations": ["Face2Face"]}, "manipulation Face2Face, the corpus has FaceSwap"),
+        (closed(10), "study", {"test_manipulations": ["Face2Face"]}, "videos of Face2Face, the corpus has FaceSwap"),
         (closed(10), "frame", {}, "give the frames table"),
         (closed(4), "identity", {}, "form 2 groups"),
         (corpus_of(["000", "001", "002"], []), "video", {}, "without fake videos"),
-        (closed(10), "official", {}, "train.json, val.json, test.json"),
+        (closed(10), "official", {}, "train.json, val.json and test.json"),
     ],
 )
 def test_a_split_that_cannot_be_is_a_sentence(videos, protocol, options, sentence):
@@ -270,18 +270,28 @@ def test_what_a_folder_knows_is_read_and_bad_files_are_named(tmp_path):
         identity.read_known(tmp_path)
 
 
-def test_official_lists_are_followed_and_strict_drops_linked_test_ids():
+def test_official_lists_are_followed_and_strict_drops_linked_ids():
     lists = {
         "train": [("000", "001")],
-        "validation": [("002", "003")],
+        "validation": [("002", "003"), ("008", "009")],
         "test": [("004", "005"), ("006", "007")],
     }
-    videos = closed(8)
-    split_table = splits.split(videos, "official", lists=lists)
-    assert split_table["split"].value_counts().to_dict() == {"train": 6, "validation": 6, "test": 12}
-    strict = splits.split(videos, "official-strict", lists=lists, youtube={"001": "a", "004": "a"})
-    assert set(strict.query("split == 'test' and manipulation == 'real'")["video"]) == {"006", "007"}
-    identity.check_disjoint(strict, videos)
+    videos = closed(10)
+    counts = splits.split(videos, "official", lists=lists)["split"].value_counts().to_dict()
+    assert counts == {"train": 6, "validation": 12, "test": 12}
+    youtube = {"001": "a", "004": "a", "000": "b", "002": "b"}
+    strict = splits.split(videos, "official-strict", lists=lists, youtube=youtube)
+    reals = strict[strict["manipulation"] == "real"].groupby("split")["video"].agg(set).to_dict()
+    assert reals == {"train": {"000", "001"}, "validation": {"008", "009"}, "test": {"006", "007"}}
+
+
+@pytest.mark.parametrize("protocol", splits.DISJOINT)
+def test_a_protocol_that_promises_disjoint_people_is_checked(protocol, monkeypatch):
+    videos = closed(12)
+    leaky = {name: splits.video for name in splits.DISJOINT}
+    monkeypatch.setattr(splits, "PROTOCOLS", splits.PROTOCOLS | leaky)
+    with pytest.raises(UserError, match="identity groups stand in more than one split"):
+        splits.split(videos, protocol)
 
 
 @pytest.mark.skipif(not OFFICIAL.is_dir(), reason="the official lists of FaceForensics++ are not here")
@@ -293,10 +303,12 @@ def test_the_official_lists_leave_four_test_ids_linked_to_training():
     assert identity.identity_groups(videos).nunique() == 500
     groups = identity.identity_groups(videos, youtube=known["youtube"])
     assert groups.nunique() == 478
-    official, strict = (splits.split(videos, protocol, **known) for protocol in ("official", "official-strict"))
-    tests = [set(split_table.query("split == 'test' and manipulation == 'real'")["video"]) for split_table in (official, strict)]
-    assert tests[0] - tests[1] == {"078", "755", "759", "955"}
-    identity.check_disjoint(strict, videos, groups=groups, between=("train", "test"))
+    official, strict = (splits.split(videos, protocol, **known).query("manipulation == 'real'")
+                        for protocol in ("official", "official-strict"))
+    dropped = {split: set(rows.video) - set(strict.video) for split, rows in official.groupby("split")}
+    assert dropped["test"] == {"078", "755", "759", "955"} and dropped["train"] == set()
+    assert dropped["validation"] == set("004 566 567 606 617 638 640 837 875 890 979 982".split())
+    identity.check_disjoint(strict, videos, groups=groups)
     with pytest.raises(UserError, match="078, 755, 759, 955"):
         identity.check_disjoint(official, videos, groups=groups)
 
@@ -313,9 +325,9 @@ def test_a_split_keeps_one_manipulation_to_train_and_others_to_test():
     assert within.query("manipulation == 'Deepfakes'").split.value_counts().to_dict() == {"train": 14, "validation": 4, "test": 2}
     study = splits.split(videos, "study")
     pd.testing.assert_frame_equal(splits.keep(study, "FaceSwap", ["NeuralTextures"]), study)
-    with pytest.raises(UserError, match="no video of Face2Face is where it is needed; the split has the manipulations Deepfakes"):
+    with pytest.raises(UserError, match="no video of Face2Face is in the split that needs it; the split table has the manipulations Deepfakes"):
         splits.keep(split_table, "FaceSwap", ["Face2Face"])
-    with pytest.raises(UserError, match="leaves the split 'validation' without videos of FaceSwap"):
+    with pytest.raises(UserError, match="the split 'validation' has no videos of FaceSwap"):
         splits.keep(split_table[(split_table.split != "validation") | (split_table.manipulation != "FaceSwap")], "FaceSwap", ["Deepfakes"])
 
 

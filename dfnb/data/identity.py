@@ -1,7 +1,7 @@
-"""Who is in a video: identity groups, the leakage audit, and the files that say which ids belong together.
+"""Find who is in a video: identity groups, the leakage audit, and files that join ids.
 
-The target of a fake is the scene it shows. A swap shows the source's face in it; a reenactment keeps the
-target's face and takes only the motion of the source.
+The target of a fake is the scene that it shows. A swap shows the source's face in that scene. A
+reenactment keeps the target's face and takes only the motion of the source.
 """
 
 import json
@@ -13,25 +13,21 @@ import pandas as pd
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-from dfnb import KEY, SPLITS, UserError
+from dfnb import KEY, SPLITS, DataError, UserError, files
 
 SWAPS = {"Deepfakes", "FaceSwap", "FaceShifter", "DeepFakeDetection", "Celeb-synthesis"}
-REENACTMENTS = {"Face2Face", "NeuralTextures"}  # every other fake counts as a swap, the more careful reading
+REENACTMENTS = {"Face2Face", "NeuralTextures"}  # every other fake counts as a swap, to be careful
 LEAKS = ("frame", "scene", "face", "pair", "group")
-LISTS = {"train": "train.json", "validation": "val.json", "test": "test.json"}  # the names FF++ gives them
+LISTS = {"train": "train.json", "validation": "val.json", "test": "test.json"}  # as in FF++
 
 
-def identity_groups(
-    videos: pd.DataFrame,
-    *,
-    youtube: Mapping[str, str] | None = None,
-    persons: Mapping[str, str] | None = None,
-) -> pd.Series:
-    """Return the identity group (int) of each row: connected components of the ids that belong together.
+def identity_groups(videos: pd.DataFrame, *, youtube: Mapping[str, str] | None = None,
+                    persons: Mapping[str, str] | None = None) -> pd.Series:
+    """Return the identity group (int) of each row: connected components of joined ids.
 
-    Ids are joined when a fake has them as target and source, when they are parts of one YouTube video
-    (`youtube`: id -> video) or show one person (`persons`: id -> person; or a column `person` of the videos, whose
-    targets are joined). Row order does not matter.
+    Ids are joined when a fake has them as target and source, when they are parts of one YouTube
+    video (`youtube`: id -> video), or when they show one person (`persons`: id -> person; or a
+    column `person` of the videos, whose targets are joined). The order of rows does not matter.
     """
     target = _nodes(videos, "target")
     source = _nodes(videos, "source").where(videos["source"].notna(), target)
@@ -40,7 +36,8 @@ def identity_groups(
     edges += [_same(nodes, mapping) for mapping in (youtube, persons) if mapping]
     if "person" in videos:
         named = videos[videos["person"].notna()]
-        edges.append(pd.DataFrame({"a": target.loc[named.index], "b": "\0" + _nodes(named, "person")}))
+        person = "\0" + _nodes(named, "person")
+        edges.append(pd.DataFrame({"a": target.loc[named.index], "b": person}))
     names, ends = np.unique(pd.concat(edges).to_numpy(dtype=str).ravel(), return_inverse=True)
     a, b = ends.reshape(-1, 2).T
     graph = coo_array((np.ones(len(a)), (a, b)), shape=(len(names), len(names)))
@@ -54,13 +51,15 @@ def shown(videos: pd.DataFrame) -> pd.Series:
     return videos["target"].where(keeps_face, videos["source"])
 
 
-def audit(split_table: pd.DataFrame, videos: pd.DataFrame, *, groups: pd.Series | None = None) -> pd.DataFrame:
-    """Return which share of the test videos was seen in training, per manipulation and kind of leak.
+def audit(split_table: pd.DataFrame, videos: pd.DataFrame, *,
+          groups: pd.Series | None = None) -> pd.DataFrame:
+    """Return the share of test videos that were seen in training, by manipulation and leak.
 
-    Kinds: frame (the same video), scene (its target's scene), face (the face it shows), pair (its target or
-    source in any role), group (its identity group; `groups` per row of `videos`, else from the pairs alone).
-    Columns: manipulation, leak, videos (number of test videos), seen, seen_as_real, seen_as_fake (shares in [0,
-    1], by the label of the training videos).
+    Leaks are frame (the same video), scene (its target's scene), face (the face it shows), pair
+    (its target or source in any role) and group (its identity group; `groups` has one value per row
+    of `videos` and follows from the pairs where it is not given). Columns: manipulation, leak,
+    videos (number of test videos), seen, seen_as_real, seen_as_fake (shares in [0, 1], by the label
+    of the training videos).
     """
     table = _joined(split_table, videos, groups)
     test, train = table[table["split"] == "test"], table[table["split"] == "train"]
@@ -68,21 +67,18 @@ def audit(split_table: pd.DataFrame, videos: pd.DataFrame, *, groups: pd.Series 
     for leak in LEAKS:
         seen = _seen(_tokens(test, leak), _tokens(train, leak), train["label"])
         shares = seen.reindex(test.index, fill_value=False).groupby(test["manipulation"]).mean()
-        rows.append(shares.assign(leak=leak, videos=test.groupby("manipulation").size()).reset_index())
+        sizes = test.groupby("manipulation").size()
+        rows.append(shares.assign(leak=leak, videos=sizes).reset_index())
     result = pd.concat(rows, ignore_index=True)
     result["leak"] = pd.Categorical(result["leak"], LEAKS)
     order = ["manipulation", "leak", "videos", "seen", "seen_as_real", "seen_as_fake"]
-    return result[order].sort_values(["manipulation", "leak"], ignore_index=True).astype({"leak": str})
+    result = result[order].sort_values(["manipulation", "leak"], ignore_index=True)
+    return result.astype({"leak": str})
 
 
-def check_disjoint(
-    split_table: pd.DataFrame,
-    videos: pd.DataFrame,
-    *,
-    groups: pd.Series | None = None,
-    between: Sequence[str] = SPLITS,
-) -> None:
-    """Raise UserError, naming the ids, where an identity group stands in two of the splits `between`."""
+def check_disjoint(split_table: pd.DataFrame, videos: pd.DataFrame, *,
+                   groups: pd.Series | None = None, between: Sequence[str] = SPLITS) -> None:
+    """Raise UserError that names the ids where an identity group stands in two splits."""
     table = _joined(split_table[split_table["split"].isin(between)], videos, groups)
     spread = table.groupby("group")["split"].nunique()
     guilty = table[table["group"].isin(spread.index[spread > 1])]
@@ -90,19 +86,18 @@ def check_disjoint(
         return
     ids = guilty.melt("split", ["target", "source"]).dropna().groupby("split")["value"].unique()
     where = ids.map(sorted)
-    told = "; ".join(f"{split}: {_some(where[split])}" for split in between if split in where.index)
-    raise UserError(
-        f"{guilty['group'].nunique()} identity groups stand in more than one split ({told}); use the protocol "
-        "'identity' or leave these ids out"
-    )
+    named = "; ".join(f"{split}: {_some(where[split])}" for split in between if split in where)
+    raise UserError(f"{guilty['group'].nunique()} identity groups stand in more than one split "
+                    f"({named}); use the protocol 'identity' or leave these ids out")
 
 
 def read_known(folder: Path | None, persons: Path | None = None) -> dict[str, dict]:
-    """Read what lies in `folder` of the data set's own files, as options for `splits.split`.
+    """Read the data set's own files in `folder`, as options for `splits.split`.
 
-    train.json, val.json and test.json become `lists` (split -> pairs of ids), conversion_dict.json becomes
-    `youtube` (id -> YouTube video), identities.csv (or the file `persons`) with columns id and person becomes
-    `persons`. UserError where some of the three lists are missing, or a named folder or file is not there.
+    train.json, val.json and test.json become `lists` (split -> pairs of ids), conversion_dict.json
+    becomes `youtube` (id -> YouTube video), and identities.csv (or the file `persons`) with the
+    columns id and person becomes `persons`. DataError where one of the three lists, a named folder
+    or a named file is missing.
     """
     known = {}
     if folder is not None:
@@ -116,39 +111,36 @@ def read_known(folder: Path | None, persons: Path | None = None) -> dict[str, di
 
 def _of_folder(folder: Path) -> dict[str, dict]:
     if not folder.is_dir():
-        raise UserError(f"there is no folder {folder} of lists (corpus.lists); it holds {', '.join(LISTS.values())}")
+        raise DataError(f"there is no folder {folder} of lists (corpus.lists); it should hold "
+                        f"{', '.join(LISTS.values())}")
     known, lacking = {}, [name for name in LISTS.values() if not (folder / name).is_file()]
     if lacking and len(lacking) < len(LISTS):
-        raise UserError(f"{folder} lacks {' and '.join(lacking)}; the official split needs all three lists")
+        raise DataError(f"{folder} lacks {' and '.join(lacking)}; the official split needs all "
+                        "three lists")
     if not lacking:
         known["lists"] = {split: _read_pairs(folder / name) for split, name in LISTS.items()}
     if (folder / "conversion_dict.json").is_file():
-        entries = _read_json(folder / "conversion_dict.json")
+        entries = files.read_json(folder / "conversion_dict.json")
         known["youtube"] = {name: entry.rsplit(" ", 1)[0] for name, entry in entries.items()}
     return known
 
 
 def _read_persons(path: Path) -> dict[str, str]:
     if not path.is_file():
-        raise UserError(f"there is no file {path} of persons (corpus.identities); it has the columns id and person")
+        raise DataError(f"there is no file {path} of persons (corpus.identities); it needs the "
+                        "columns id and person")
     table = pd.read_csv(path, dtype=str)
     if not {"id", "person"} <= set(table):
-        raise UserError(f"{path} needs the columns id and person, has {list(table)}")
+        raise DataError(f"{path} needs the columns id and person, has {list(table)}")
     return dict(zip(table["id"], table["person"], strict=True))
 
 
 def _read_pairs(path: Path) -> list[tuple[str, str]]:
-    pairs = _read_json(path)
-    if not isinstance(pairs, list) or not all(isinstance(p, list) and len(p) == 2 for p in pairs):
-        raise UserError(f'{path} must be a list of pairs of ids such as [["071", "054"], ...]')
-    return [(str(a), str(b)) for a, b in pairs]
-
-
-def _read_json(path: Path):
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise UserError(f"{path} is not valid JSON ({error})") from error
+        return [(str(a), str(b)) for a, b in json.loads(path.read_text(encoding="utf-8"))]
+    except (ValueError, TypeError) as error:
+        raise DataError(f'{path} must be a list of pairs of ids such as [["071", "054"], ...]: '
+                        f"{error}") from None
 
 
 def _nodes(videos: pd.DataFrame, column: str) -> pd.Series:
@@ -164,16 +156,16 @@ def _same(nodes: pd.Series, mapping: Mapping[str, str]) -> pd.DataFrame:
     return table.assign(b=table.groupby(["corpus", "same"])["a"].transform("first"))[["a", "b"]]
 
 
-def _joined(split_table: pd.DataFrame, videos: pd.DataFrame, groups: pd.Series | None) -> pd.DataFrame:
-    """Return one row per video and split with its ids, label and group; frames are folded to their video."""
+def _joined(split_table: pd.DataFrame, videos: pd.DataFrame,
+            groups: pd.Series | None) -> pd.DataFrame:
+    """Return one row per video and split with ids, label and group; frames become their video."""
     groups = identity_groups(videos) if groups is None else groups
-    columns = [*KEY, "label", "target", "source"]
-    known = videos[columns].assign(group=groups.to_numpy())
-    table = split_table[[*KEY, "split"]].drop_duplicates().merge(known, on=KEY, how="left", validate="many_to_one")
+    known = videos[[*KEY, "label", "target", "source"]].assign(group=groups.to_numpy())
+    table = split_table[[*KEY, "split"]].drop_duplicates()
+    table = table.merge(known, on=KEY, how="left", validate="many_to_one")
     if (unknown := table["target"].isna()).any():
-        raise UserError(
-            f"video {table.loc[unknown, 'video'].iloc[0]} has a split but is not in the videos table"
-        )
+        name = table.loc[unknown, "video"].iloc[0]
+        raise UserError(f"video {name} has a split but is not in the videos table")
     return table
 
 
@@ -190,15 +182,12 @@ def _tokens(table: pd.DataFrame, leak: str) -> pd.Series:
 
 
 def _seen(test: pd.Series, train: pd.Series, label: pd.Series) -> pd.DataFrame:
-    """Return per test video whether any of its tokens is one of a training video, a real one, a fake one."""
+    """Return for each test video whether a token is that of a training video, a real, a fake."""
     labels = label.reindex(train.index)
-    flags = pd.DataFrame(
-        {
-            "seen": test.isin(set(train)),
-            "seen_as_real": test.isin(set(train[(labels == 0).to_numpy()])),
-            "seen_as_fake": test.isin(set(train[(labels == 1).to_numpy()])),
-        }
-    )
+    flags = pd.DataFrame({
+        "seen": test.isin(set(train)),
+        "seen_as_real": test.isin(set(train[(labels == 0).to_numpy()])),
+        "seen_as_fake": test.isin(set(train[(labels == 1).to_numpy()]))})
     return flags.groupby(level=0).any()
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from dfnb import SPLITS, UserError
+from dfnb import SPLITS, DataError, UserError
 
 REAL = "real"
 COMPRESSIONS = ("raw", "c23", "c40")
@@ -52,32 +52,32 @@ def read(root: Path, layout: str | None = None) -> Found:
     if layout not in LAYOUTS:
         raise UserError(f"layout must be one of {', '.join(LAYOUTS)}, got {layout!r}")
     if not _fits(root, layout):
-        raise UserError(f"no corpus in the layout {layout} at {root}: expected {LAYOUTS[layout].sign} and found "
+        raise DataError(f"no corpus in the layout {layout} at {root}: expected {LAYOUTS[layout].sign} and found "
                         f"{_there(root)}; set corpus.root or corpus.layout in the profile")
     notes: list[str] = []
     try:
         videos = pd.DataFrame(list(LAYOUTS[layout].rows(root, notes)))
     except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise UserError(f"the corpus at {root} (layout {layout}) cannot be read: {error}") from error
+        raise DataError(f"the corpus at {root} (layout {layout}) cannot be read: {error}") from error
     videos = videos.reindex(columns=[*EVERYTHING, *(name for name in ("split", "person") if name in videos)])
     return Found(root, layout, videos, notes)
 
 
 def recognise(root: Path) -> str:
-    """The name of the layout at `root`; UserError that says what is there, and where a corpus may lie instead."""
+    """The name of the layout at `root`; DataError that says what is there, and where a corpus may lie instead."""
     for layout in LAYOUTS:
         if _fits(root, layout):
             return layout
     if not root.exists():
-        raise UserError(f"no corpus at {root}: there is no such folder; set corpus.root in the profile to your copy, "
+        raise DataError(f"no corpus at {root}: there is no such folder; set corpus.root in the profile to your copy, "
                         "or make one to try with `dfnb demo FOLDER`")
     signed = [name for name in LAYOUTS if name not in ("dfdc", "manifest")]  # by folders that no one else has
     for near in (*_folders(root), root.parent, root.parent.parent):
         if any(_fits(near, name) for name in signed):
-            raise UserError(f"no corpus at {root}: found {_there(root)}; {near} is one: give that, as corpus.root in the "
+            raise DataError(f"no corpus at {root}: found {_there(root)}; {near} is one: give that, as corpus.root in the "
                             "profile")
     signs = "; ".join(f"{about.sign} ({name})" for name, about in LAYOUTS.items())
-    raise UserError(f"no corpus at {root}: found {_there(root)}; a corpus has one of: {signs}; set corpus.root in the "
+    raise DataError(f"no corpus at {root}: found {_there(root)}; a corpus has one of: {signs}; set corpus.root in the "
                     "profile")
 
 
@@ -128,7 +128,7 @@ def _testing(file: Path) -> dict[str, int] | None:
         return None
     lines = [line.split(maxsplit=1) for line in file.read_text().splitlines() if line.strip()]
     if bad := [line for line in lines if len(line) != 2 or line[0] not in ("0", "1")]:
-        raise UserError(f'{file} has the line {" ".join(bad[0])!r}; a line is "1 Celeb-real/id0_0000.mp4", 1 for real')
+        raise DataError(f'{file} has the line {" ".join(bad[0])!r}; a line is "1 Celeb-real/id0_0000.mp4", 1 for real')
     return {os.path.splitext(name.strip())[0]: 1 - int(real) for real, name in lines}
 
 
@@ -159,7 +159,7 @@ def _json(file: Path) -> dict:
         content = json.loads(file.read_text(encoding="utf-8"))
         return dict(content)
     except (OSError, ValueError, TypeError) as error:
-        raise UserError(f"{file} is no metadata.json of DFDC: {error}; fetch it again") from error
+        raise DataError(f"{file} is no metadata.json of DFDC: {error}; fetch it again") from error
 
 
 # ------------------------------------------------------------------- a manifest
@@ -169,7 +169,7 @@ def _manifest(root: Path, notes: list[str]) -> Iterator[dict]:
     with file.open(newline="", encoding="utf-8-sig") as lines:
         reader = csv.DictReader(lines)
         if lacking := {"path", "label"} - set(reader.fieldnames or ()):
-            raise UserError(f"{file} lacks the column {' and '.join(sorted(lacking))}; its first line names the columns: "
+            raise DataError(f"{file} lacks the column {' and '.join(sorted(lacking))}; its first line names the columns: "
                             "path,label and, where known, manipulation,target,source,split,person")
         found = [_entry(file, reader.line_num, entry) for entry in reader]
     stems = pd.Series([(row["manipulation"], row["video"].rpartition("/")[2]) for row in found], dtype=object)

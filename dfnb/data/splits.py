@@ -1,7 +1,8 @@
-"""Which video (or frame) trains, validates and tests: protocols from leaky to strict.
+"""Decide which video (or frame) is for training, validation and test: leaky to strict protocols.
 
-A protocol is a pure function from `videos` to `splits`, deterministic in its seed and blind to row order. None
-is the default: a protocol is asked for by name, and a leaky one is marked (`mark`) wherever it was used.
+A protocol is a pure function from the videos to the split table. It depends on its seed and not on
+the order of rows. No protocol is the default, and a leaky one is marked (`mark`) wherever its
+result is shown. A protocol that promises disjoint people is checked before its result is used.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -11,11 +12,9 @@ import numpy as np
 import pandas as pd
 
 from dfnb import KEY, SPLITS, UserError
-from dfnb.data.identity import (
-    identity_groups,
-)
+from dfnb.data.identity import check_disjoint, identity_groups
 
-SHARES = (0.7, 0.2, 0.1)  # train, validation, test: the study's split of its real videos
+SHARES = (0.7, 0.2, 0.1)  # of training, validation and test in the study's real videos
 LEAKY = {  # protocol -> what of a test video may have been seen in training
     "study": "scene and person of the fakes",
     "frame": "frames of the same video",
@@ -28,9 +27,9 @@ LEAKY = {  # protocol -> what of a test video may have been seen in training
 class Given:
     """What a protocol may use beside the videos.
 
-    The study's manipulations (train_manipulation, test_manipulations); the frames table for the protocol "frame"; youtube (id ->
-    YouTube video) and persons (id -> person) for identity groups; lists (split -> pairs of ids) for
-    "official".
+    `frames` is the frames table, for the protocol "frame"; `youtube` (id -> YouTube video) and
+    `persons` (id -> person) join ids to identity groups; `lists` (split -> pairs of ids) is for the
+    official protocols.
     """
 
     seed: int = 0
@@ -43,85 +42,108 @@ class Given:
 
 
 def split(videos: pd.DataFrame, protocol: str, *, seed: int = 0, **given) -> pd.DataFrame:
-    """Return `splits`: corpus, manipulation, video (and frame for the protocol "frame") with their split.
+    """Return the split table: corpus, manipulation, video (frame in the protocol "frame"), split.
 
-    `given` holds fields of `Given`. Raises UserError for an unknown protocol and where a split lacks a class.
+    `given` holds fields of `Given`. Raises UserError for an unknown protocol, where a split lacks a
+    class, and where a protocol that promises disjoint people does not keep them apart.
     """
     if protocol not in PROTOCOLS:
         raise UserError(f"protocol must be one of {', '.join(PROTOCOLS)}, got {protocol!r}")
-    split_table = PROTOCOLS[protocol](videos, Given(seed=seed, **given))
+    options = Given(seed=seed, **given)
+    split_table = PROTOCOLS[protocol](videos, options)
     _check_complete(split_table, protocol)
+    if protocol in DISJOINT:
+        groups = identity_groups(videos) if protocol == "pair" else _groups(videos, options)
+        check_disjoint(split_table, videos, groups=groups)
     order = [name for name in [*KEY, "frame"] if name in split_table]
     return split_table.sort_values(order, ignore_index=True)[[*order, "split"]]
 
 
-def fraction(split_table: pd.DataFrame, videos: pd.DataFrame, share: float, seed: int) -> pd.DataFrame:
-    """Return `splits` with only a share in (0, 1] of the training videos; validation and test stay as they are.
+def fraction(split_table: pd.DataFrame, videos: pd.DataFrame, share: float,
+             seed: int) -> pd.DataFrame:
+    """Return the split table with a share in (0, 1] of the training videos.
 
-    Whole identity groups are kept, the first of one random order, until they hold the share and both classes:
-    so a smaller fraction of the same seed lies inside a larger one.
+    Validation and test stay the same. Whole identity groups are kept, the first of one random
+    order, until they hold the share and both classes. A smaller fraction of the same seed is part
+    of a larger one.
     """
     if not 0 < share <= 1:
-        raise UserError(f"fraction is a share of the training videos and must lie in (0, 1], got {share}")
+        raise UserError("fraction is a share of the training videos and must lie in (0, 1], "
+                        f"got {share}")
     group = videos["group"] if "group" in videos else identity_groups(videos)
     train = split_table.loc[split_table["split"] == "train", KEY].drop_duplicates()
-    train = train.merge(videos[[*KEY, "label"]].assign(group=group), on=KEY).sort_values(KEY, ignore_index=True)
-    names = train["group"].drop_duplicates().to_numpy()  # by the first video of each, whatever its number
+    train = train.merge(videos[[*KEY, "label"]].assign(group=group), on=KEY)
+    train = train.sort_values(KEY, ignore_index=True)
+    names = train["group"].drop_duplicates().to_numpy()  # in the order of their first videos
     order = pd.Series(np.random.default_rng(seed).permutation(len(names)), index=names)
     train = train.assign(place=train["group"].map(order)).sort_values("place", kind="stable")
     enough = np.arange(1, len(train) + 1) >= share * len(train) - 1e-9
     both = (train["label"].cummax() > train["label"].cummin()).to_numpy()
-    last = train["place"].iloc[np.argmax(enough & both)] if (enough & both).any() else len(names)
-    dropped = split_table[KEY].merge(train.loc[train["place"] > last, KEY], on=KEY, how="left", indicator=True)
-    gone = dropped["_merge"].eq("both").to_numpy() & split_table["split"].eq("train").to_numpy()
-    return split_table[~gone].reset_index(drop=True)
+    stop = enough & both
+    last = train["place"].iloc[np.argmax(stop)] if stop.any() else len(names)
+    dropped = _among(split_table, train.loc[train["place"] > last, KEY])
+    return split_table[(split_table["split"] != "train") | ~dropped].reset_index(drop=True)
 
 
-def keep(split_table: pd.DataFrame, train_manipulation: str, test_manipulations: Sequence[str]) -> pd.DataFrame:
-    """Return `splits` with reals everywhere, one manipulation in training and validation, others in the test alone.
+def keep(split_table: pd.DataFrame, train_manipulation: str,
+         test_manipulations: Sequence[str]) -> pd.DataFrame:
+    """Return the split table with one manipulation in training and validation, others in the test.
 
-    So a protocol that places every video (official, identity) asks what the study asks: is an unseen one detected?
+    A protocol that places every video (official, identity) then asks the study's question: is an
+    unseen manipulation detected?
     """
-    fakes = {"train": [train_manipulation], "validation": [train_manipulation], "test": list(test_manipulations)}
+    fakes = dict.fromkeys(SPLITS, [train_manipulation]) | {"test": list(test_manipulations)}
     placed = zip(split_table["manipulation"], split_table["split"], strict=True)
-    kept = split_table[[manipulation == "real" or manipulation in fakes[split] for manipulation, split in placed]].reset_index(drop=True)
+    wanted = [name == "real" or name in fakes[split] for name, split in placed]
+    kept = split_table[wanted].reset_index(drop=True)
     if missing := sorted({train_manipulation, *test_manipulations} - set(kept["manipulation"])):
         found = ", ".join(sorted(set(split_table["manipulation"])))
-        raise UserError(f"no video of {', '.join(missing)} is where it is needed; the split has the manipulations {found}")
+        raise UserError(f"no video of {', '.join(missing)} is in the split that needs it; "
+                        f"the split table has the manipulations {found}")
     for split in ("train", "validation"):
         if train_manipulation not in set(kept.loc[kept["split"] == split, "manipulation"]):
-            raise UserError(f"the split leaves the split {split!r} without videos of {train_manipulation}; use another seed")
+            raise UserError(f"the split {split!r} has no videos of {train_manipulation}; "
+                            "use another seed")
     return kept
 
 
 def training_pairs(split_table: pd.DataFrame, videos: pd.DataFrame) -> pd.DataFrame:
-    """Return the pairs of the training split, a real and its fake (that of which it is the target): KEY, fake, manipulation.
+    """Return the pairs of the training split, a real and the fake of which it is the target.
 
-    Of several fakes of a real the first by name is taken. Raises UserError for fakes of several manipulations.
+    The fake's columns end in _fake. Of several fakes of a real the first by name is taken. Raises
+    UserError for fakes of several manipulations.
     """
-    train = split_table.loc[split_table["split"] == "train", KEY].drop_duplicates().merge(videos, on=KEY)
+    train = split_table.loc[split_table["split"] == "train", KEY].drop_duplicates()
+    train = train.merge(videos, on=KEY)
     fakes, reals = train[train["label"] == 1], train[train["label"] == 0]
     if fakes["manipulation"].nunique() > 1:
-        raise UserError(f"pairs need one training manipulation, the training split has {', '.join(fakes['manipulation'].unique())}; "
-                        "leave the others out of the splits")
+        raise UserError("pairs need one training manipulation, the training split has "
+                        f"{', '.join(fakes['manipulation'].unique())}; leave the others out")
     first = fakes.sort_values(KEY).drop_duplicates(["corpus", "target"])
-    return reals.merge(first, on=["corpus", "target"], suffixes=("", "_fake")).sort_values(KEY, ignore_index=True)
+    pairs = reals.merge(first, on=["corpus", "target"], suffixes=("", "_fake"))
+    return pairs.sort_values(KEY, ignore_index=True)
 
 
-def few(split_table: pd.DataFrame, videos: pd.DataFrame, pairs: int = 10, seed: int = 0) -> pd.DataFrame:
-    """Return `splits` with only so many of the `training_pairs` in training; validation and test stay as they are.
+def few(split_table: pd.DataFrame, videos: pd.DataFrame, pairs: int = 10,
+        seed: int = 0) -> pd.DataFrame:
+    """Return the split table with only some of the `training_pairs` in training.
 
-    They are the first of one random order, so the fewer of one seed lie inside the more. Raises UserError where
-    there are fewer.
+    Validation and test stay the same. The pairs are the first of one random order, so that fewer of
+    one seed are part of more. Raises UserError where there are fewer.
     """
-    there = training_pairs(split_table, videos)
-    if not 1 <= pairs <= len(there):
-        raise UserError(f"pairs must lie between 1 and {len(there)}, the reals of the training split whose fake trains "
-                        f"too; got {pairs}")
-    drawn = there.iloc[np.random.default_rng(seed).permutation(len(there))[:pairs]]
-    kept = pd.concat([drawn[KEY], drawn[["corpus", "manipulation_fake", "video_fake"]].set_axis(KEY, axis=1)])
-    chosen = pd.MultiIndex.from_frame(split_table[KEY]).isin(pd.MultiIndex.from_frame(kept))
-    return split_table[(split_table["split"] != "train") | chosen].reset_index(drop=True)
+    known = training_pairs(split_table, videos)
+    if not 1 <= pairs <= len(known):
+        raise UserError(f"pairs must lie between 1 and {len(known)}, the reals of the training "
+                        f"split whose fake trains too; got {pairs}")
+    drawn = known.iloc[np.random.default_rng(seed).permutation(len(known))[:pairs]]
+    fakes = drawn[["corpus", "manipulation_fake", "video_fake"]].set_axis(KEY, axis=1)
+    kept = _among(split_table, pd.concat([drawn[KEY], fakes]))
+    return split_table[(split_table["split"] != "train") | kept].reset_index(drop=True)
+
+
+def _among(split_table: pd.DataFrame, keys: pd.DataFrame) -> np.ndarray:
+    """Return for each row whether its video is one of `keys`."""
+    return pd.MultiIndex.from_frame(split_table[KEY]).isin(pd.MultiIndex.from_frame(keys))
 
 
 def mark(protocol: str) -> str:
@@ -130,18 +152,21 @@ def mark(protocol: str) -> str:
 
 
 def study(videos: pd.DataFrame, given: Given) -> pd.DataFrame:
-    """Split as the study's table: real 70/20/10 %, training manipulation 90/10 %, every test manipulation all test."""
+    """Split each class as the study does.
+
+    Real videos go 70/20/10 % to training, validation and test, those of the training manipulation
+    90/10 % to training and validation, and all of the test manipulations to the test.
+    """
     shares = {"real": SHARES, given.train_manipulation: (0.9, 0.1, 0.0)}
     shares |= dict.fromkeys(given.test_manipulations, (0.0, 0.0, 1.0))
-    return pd.concat([_cut(_of(videos, manipulation), share, given.seed) for manipulation, share in shares.items()])
+    return pd.concat([_cut(_of(videos, name), share, given.seed) for name, share in shares.items()])
 
 
 def frame(videos: pd.DataFrame, given: Given) -> pd.DataFrame:
-    """Spread the kept frames over the splits, manipulation by manipulation: siblings of a test frame train."""
+    """Spread the kept frames of each class over the splits: siblings of a test frame train."""
     if given.frames is None:
-        raise UserError(
-            "protocol 'frame' splits frames: give the frames table, split(..., frames=crops.frames)"
-        )
+        raise UserError("protocol 'frame' splits frames: give the frames table, "
+                        "split(..., frames=crops.frames)")
     frames = given.frames
     if "status" in frames:
         frames = frames[frames["status"] == "kept"]
@@ -149,18 +174,19 @@ def frame(videos: pd.DataFrame, given: Given) -> pd.DataFrame:
 
 
 def video(videos: pd.DataFrame, given: Given) -> pd.DataFrame:
-    """Spread whole videos at random, manipulation by manipulation: a test fake's scene and face train in other videos."""
+    """Spread the videos of each class at random: scene and face of a test fake train elsewhere."""
     return _cut_each(videos, given.seed)
 
 
 def target(videos: pd.DataFrame, given: Given) -> pd.DataFrame:
     """Keep the videos of one scene together; the source's face of a test swap may train."""
     ids = videos["corpus"].astype(str) + "\0" + videos["target"].astype(str)
-    return _by_group(videos, pd.Series(pd.factorize(ids, sort=True)[0], index=videos.index), given.seed)
+    groups = pd.Series(pd.factorize(ids, sort=True)[0], index=videos.index)
+    return _by_group(videos, groups, given.seed)
 
 
 def pair(videos: pd.DataFrame, given: Given) -> pd.DataFrame:
-    """Keep target and source together, and with open pairs the whole chain; YouTube siblings may split."""
+    """Keep target and source together, with open pairs the whole chain; not YouTube siblings."""
     return _by_group(videos, identity_groups(videos), given.seed)
 
 
@@ -170,12 +196,11 @@ def identity(videos: pd.DataFrame, given: Given) -> pd.DataFrame:
 
 
 def official(videos: pd.DataFrame, given: Given) -> pd.DataFrame:
-    """Follow the data set's own lists; a fake is taken where target and source stand in the same split."""
+    """Follow the lists of the data set; a fake needs target and source in the same split."""
     if given.lists is None:
-        raise UserError(
-            "the official protocols need the lists train.json, val.json, test.json: set corpus.lists in the profile "
-            "to the folder that holds them, or call split(..., lists=...)"
-        )
+        raise UserError("the official protocols need the lists train.json, val.json and test.json: "
+                        "set corpus.lists in the profile to the folder that holds them, or call "
+                        "split(..., lists=...)")
     place = {name: split for split, pairs in given.lists.items() for ids in pairs for name in ids}
     by_target, by_source = videos["target"].map(place), videos["source"].map(place)
     agreed = by_target.notna() & (videos["source"].isna() | (by_target == by_source))
@@ -183,28 +208,30 @@ def official(videos: pd.DataFrame, given: Given) -> pd.DataFrame:
 
 
 def official_strict(videos: pd.DataFrame, given: Given) -> pd.DataFrame:
-    """Follow the official lists without the test ids whose identity group reaches into another split."""
+    """Follow the lists without ids whose identity group reaches into another split.
+
+    Linked test ids are left out first, then validation ids that are linked to training.
+    """
     split_table = official(videos, given)
     group = _groups(videos, given).loc[split_table.index]
-    elsewhere = set(group[split_table["split"] != "test"])
-    return split_table[(split_table["split"] != "test") | ~group.isin(elsewhere)]
+    for split in ("test", "validation"):
+        own = split_table["split"] == split
+        linked = group.isin(set(group[~own]))
+        split_table, group = split_table[~own | ~linked], group[~own | ~linked]
+    return split_table
 
 
 PROTOCOLS: dict[str, Callable[[pd.DataFrame, Given], pd.DataFrame]] = {
-    "study": study,
-    "frame": frame,
-    "video": video,
-    "target": target,
-    "pair": pair,
-    "identity": identity,
-    "official": official,
-    "official-strict": official_strict,
+    "study": study, "frame": frame, "video": video, "target": target, "pair": pair,
+    "identity": identity, "official": official, "official-strict": official_strict,
 }
+DISJOINT = ("pair", "identity", "official-strict")  # protocols that promise disjoint groups
 
 
 def apportion(count: int, shares: Sequence[float]) -> np.ndarray:
-    """Divide `count` by shares (Adams's manipulation: every split with a share gets one before any gets two)."""
-    seats = [(seat / share, place) for place, share in enumerate(shares) if share for seat in range(count)]
+    """Divide `count` by shares by Adams's method: each gets one before any gets two."""
+    seats = [(seat / share, place) for place, share in enumerate(shares) if share
+             for seat in range(count)]
     return np.bincount([place for _, place in sorted(seats)[:count]], minlength=len(shares))
 
 
@@ -214,35 +241,41 @@ def _groups(videos: pd.DataFrame, given: Given) -> pd.Series:
 
 def _of(table: pd.DataFrame, manipulation: str) -> pd.DataFrame:
     """Return the sorted keys of one manipulation."""
-    chosen = table.loc[table["manipulation"] == manipulation, [name for name in [*KEY, "frame"] if name in table]]
+    columns = [name for name in [*KEY, "frame"] if name in table]
+    chosen = table.loc[table["manipulation"] == manipulation, columns]
     if chosen.empty:
         found = ", ".join(sorted(set(table["manipulation"]))) or "nothing"
-        raise UserError(f"the split needs videos of the manipulation {manipulation}, the corpus has {found}")
+        raise UserError(f"the split needs videos of {manipulation}, the corpus has {found}; "
+                        "set corpus.manipulations in the profile")
     return chosen.sort_values(list(chosen), ignore_index=True)
 
 
 def _cut_each(table: pd.DataFrame, seed: int) -> pd.DataFrame:
     """Cut every manipulation by the study's shares."""
-    return pd.concat([_cut(_of(table, manipulation), SHARES, seed) for manipulation in sorted(set(table["manipulation"]))])
+    names = sorted(set(table["manipulation"]))
+    return pd.concat([_cut(_of(table, name), SHARES, seed) for name in names])
 
 
 def _cut(rows: pd.DataFrame, shares: Sequence[float], seed: int) -> pd.DataFrame:
-    """Shuffle the rows of one manipulation in a random stream of its own, so that others do not matter, and cut."""
+    """Shuffle the rows of one manipulation, with a random stream for its name, and cut them."""
     manipulation, wanted = rows["manipulation"].iloc[0], sum(share > 0 for share in shares)
     if len(rows) < wanted:
-        raise UserError(f"{manipulation} needs at least {wanted} videos, one for each split, found {len(rows)}")
+        raise UserError(f"{manipulation} needs at least {wanted} videos, one for each split, "
+                        f"found {len(rows)}")
     split = np.repeat(SPLITS, apportion(len(rows), shares))
-    return rows.assign(split=np.random.default_rng([seed, *manipulation.encode()]).permutation(split))
+    stream = np.random.default_rng([seed, *manipulation.encode()])
+    return rows.assign(split=stream.permutation(split))
 
 
 def _by_group(videos: pd.DataFrame, group: pd.Series, seed: int) -> pd.DataFrame:
-    """Give whole groups, in random order, to the split that lacks most of its share of the group's manipulations.
+    """Give whole groups, in random order, to the split that lacks most of its share.
 
-    Groups larger than the smallest split come first, the largest first, so that they land in training.
+    Groups larger than the smallest split come first, the largest first, so that they train.
     """
     counts = pd.crosstab(group, videos["manipulation"])  # (groups, manipulations)
     if len(counts) < len(SPLITS):
-        raise UserError(f"the videos form {len(counts)} groups that must stay whole, too few for three splits")
+        raise UserError(f"the videos form {len(counts)} groups that must stay whole, too few for "
+                        "three splits; use more videos")
     sizes = counts.to_numpy(dtype=float)
     quota = np.outer(SHARES, sizes.sum(axis=0))  # (splits, manipulations)
     order = np.random.default_rng(seed).permutation(len(sizes))
@@ -257,12 +290,10 @@ def _by_group(videos: pd.DataFrame, group: pd.Series, seed: int) -> pd.DataFrame
 
 
 def _check_complete(split_table: pd.DataFrame, protocol: str) -> None:
-    """Raise where a split has no real or no fake: every metric there would be undefined."""
+    """Raise UserError where a split has no real or no fake: no metric would be defined there."""
     for split in SPLITS:
-        manipulations = set(split_table.loc[split_table["split"] == split, "manipulation"])
-        missing = "real" if "real" not in manipulations else "fake" if manipulations == {"real"} else None
+        found = set(split_table.loc[split_table["split"] == split, "manipulation"])
+        missing = "real" if "real" not in found else "fake" if found == {"real"} else None
         if missing:
-            raise UserError(
-                f"protocol {protocol!r} leaves the split {split!r} without {missing} videos; "
-                "use more videos or another seed"
-            )
+            raise UserError(f"protocol {protocol!r} leaves the split {split!r} without {missing} "
+                            "videos; use more videos or another seed")
