@@ -21,7 +21,11 @@ SMALL = {"seed": 3, "identities": 4, "frames": 3, "progress": False}
 
 
 def files(folder: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in folder.rglob("*")
+        if path.is_file()
+    }
 
 
 def frames(path: Path) -> np.ndarray:
@@ -48,7 +52,11 @@ def test_the_layout_is_the_official_one_with_closed_pairs(corpus):
     names = {path.relative_to(corpus).as_posix() for path in corpus.rglob("*.mp4")}
     reals = {f"original_sequences/youtube/c23/videos/{id:03d}.mp4" for id in range(6)}
     pairs = ["000_001", "001_000", "002_003", "003_002", "004_005", "005_004"]
-    fakes = {f"manipulated_sequences/{kind}/c23/videos/{pair}.mp4" for kind in KINDS for pair in pairs}
+    fakes = {
+        f"manipulated_sequences/{kind}/c23/videos/{pair}.mp4"
+        for kind in KINDS
+        for pair in pairs
+    }
     assert names == reals | fakes
 
 
@@ -83,7 +91,8 @@ def test_a_deleted_video_comes_back_with_the_same_bytes(small, tmp_path):
     assert kept.stat().st_mtime_ns == before
 
 
-def test_an_interrupted_corpus_has_no_corpus_json_and_is_finished_later(small, tmp_path, monkeypatch):
+def test_an_interrupted_corpus_has_no_corpus_json_and_is_finished_later(
+        small, tmp_path, monkeypatch):
     encode, left = demo._encode, [5]
 
     def power_cut(pictures):
@@ -106,9 +115,10 @@ def test_an_interrupted_corpus_has_no_corpus_json_and_is_finished_later(small, t
     ({"frames": 4}, "with frames 3, not 4"),
     ({"planted": 2.0}, "with planted 0.0, not 2.0"),
     ({"swap": SwapStrength(feather=2)}, "with strengths.swap.feather 1.5, not 2"),
-    ({"kinds": ("FaceSwap",)}, "with kinds .*; delete the folder or choose another one"),
+    ({"kinds": ("FaceSwap", )}, "with kinds .*; delete the folder or choose another one"),
     ({"videos": {"Face2Face": 1}}, "with videos.Face2Face None, not 1"),
-    ({"deepfakes": DeepfakesStrength(bottleneck=1)}, "with strengths.deepfakes.bottleneck .*, not 1"),
+    ({"deepfakes": DeepfakesStrength(bottleneck=1)
+      }, "with strengths.deepfakes.bottleneck .*, not 1"),
 ])
 def test_a_folder_with_other_settings_is_refused(small, change, words):
     before = files(small)
@@ -125,9 +135,12 @@ def test_someone_elses_videos_are_not_touched(tmp_path):
 
 
 @pytest.mark.parametrize("change, words", [
-    ({"identities": 5}, "even number"), ({"frames": 0}, "frames must be at least 1"),
-    ({"kinds": ("FaceShifter",)}, "no FaceShifter; it makes FaceSwap, NeuralTextures, Face2Face, Deepfakes"),
-    ({"kinds": ("FaceSwap",), "videos": {"Deepfakes": 2}}, "a kind among FaceSwap has, .*; got Deepfakes: 2"),
+    ({"identities": 5}, "even number"),
+    ({"frames": 0}, "frames must be at least 1"),
+    ({"kinds": ("FaceShifter", )
+      }, "no FaceShifter; it makes FaceSwap, NeuralTextures, Face2Face, Deepfakes"),
+    ({"kinds": ("FaceSwap", ), "videos": {"Deepfakes": 2}
+      }, "a kind among FaceSwap has, .*; got Deepfakes: 2"),
     ({"videos": {"Deepfakes": 5}}, "at most 4 fakes .*; got Deepfakes: 5"),
     ({"planted": -1}, "planted"),
 ])
@@ -155,7 +168,8 @@ def test_of_some_kinds_only_the_first_fakes_are_made(small, tmp_path):
     assert all(made[name] == whole[name] for name in made if name != "corpus.json")
     assert files(demo.make(some, workers=1, **fewer)) == made
     assert demo.masks(some, "Face2Face", "002_003").any()
-    with pytest.raises(ValueError, match="no fake Face2Face/003_002; .* Face2Face: 000_001 to 002_003"):
+    with pytest.raises(ValueError,
+                       match="no fake Face2Face/003_002; .* Face2Face: 000_001 to 002_003"):
         demo.masks(some, "Face2Face", "003_002")
 
 
@@ -169,7 +183,9 @@ def test_a_corpus_made_before_there_were_further_kinds_is_taken(tmp_path):
     before = files(folder)
     assert demo.masks(folder, "FaceSwap", "000_001").any()
     demo.make(folder, workers=1, **older)
-    assert {name for name, content in files(folder).items() if before.get(name) != content} == {"corpus.json"}
+    assert {name
+            for name, content in files(folder).items()
+            if before.get(name) != content} == {"corpus.json"}
 
 
 def test_corpus_json_holds_the_settings(small):
@@ -191,7 +207,8 @@ def test_a_corpus_of_an_older_world_is_refused(small, tmp_path):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_manipulation_changes_pixels_of_its_mask_only(takes, kind):
-    for before, (image, mask) in zip(takes[0].frames, fakes(kind, *takes, Strengths()), strict=True):
+    for before, (image, mask) in zip(takes[0].frames, fakes(kind, *takes, Strengths()),
+                                     strict=True):
         changed = (image != before.image).any(2)
         assert not changed[mask == 0].any()
         assert changed[mask > 0.9].mean() > 0.8
@@ -199,7 +216,8 @@ def test_a_manipulation_changes_pixels_of_its_mask_only(takes, kind):
 
 
 def test_neural_textures_leaves_the_upper_face_alone(takes):
-    for before, (image, _) in zip(takes[0].frames, fakes("NeuralTextures", *takes, Strengths()), strict=True):
+    for before, (image, _) in zip(takes[0].frames, fakes("NeuralTextures", *takes, Strengths()),
+                                  strict=True):
         for split in ("brows", "eyes"):
             bottom = int(before.landmarks[LANDMARKS[split], 1].max()) + 1
             np.testing.assert_array_equal(image[:bottom], before.image[:bottom])
@@ -228,7 +246,8 @@ def test_a_lower_resolution_removes_fine_detail(takes):
     target, source = (take.frames[0] for take in takes)
     details = []
     for resolution in (1.0, 0.6, 0.4, 0.2):
-        image, mask = face_swap(target, source, strength=SwapStrength(jitter=0, source_resolution=resolution),
+        image, mask = face_swap(target, source, strength=SwapStrength(jitter=0,
+                                                                      source_resolution=resolution),
                                 rng=np.random.default_rng(0))
         details.append(sharpness(image, mask == 1))
     assert details == sorted(details, reverse=True)
@@ -249,15 +268,22 @@ def first(kind, target, source, **strengths):
 
 
 def test_face2face_keeps_identity_and_takes_mouth_and_blink_of_the_source(takes):
-    """Whoever the source is, the same performance gives the same picture of the target; another one moves its face."""
+    """Whoever the source is, the same performance gives the same picture of the target.
+
+    Another one moves its face.
+    """
     target, source = takes
     clear = {"face2face": Face2FaceStrength(texture=1, light=0, misfit=0)}
     stranger = dataclasses.replace(record(8, 5, 4), poses=source.poses)
     image = first("Face2Face", target, source, **clear)[0]
     np.testing.assert_array_equal(first("Face2Face", target, stranger, **clear)[0], image)
     for split, track in (("mouth", "mouth"), ("eyes", "blink")):
-        ends = [dataclasses.replace(source, poses=[dataclasses.replace(each, **{track: end}) for each in source.poses])
-                for end in (0.0, 1.0)]
+        ends = [
+            dataclasses.replace(
+                source, poses=[dataclasses.replace(each, **{track: end})
+                               for each in source.poses])
+            for end in (0.0, 1.0)
+        ]
         shut, open_ = (first("Face2Face", target, posed, **clear)[0].astype(int) for posed in ends)
         change = np.abs(shut - open_)
         x, y = target.frames[0].landmarks[LANDMARKS[split]].round().astype(int).T
@@ -280,11 +306,15 @@ def test_a_deepfake_of_oneself_without_losses_is_the_same_picture_without_grain(
 
 
 def test_a_deepfake_shows_the_source_with_pose_expression_and_light_of_the_target(takes):
-    """What the source does in its own video does not matter; who it is and what the target does, do."""
+    """What the source does in its own video does not matter.
+
+    Who it is and what the target does, do.
+    """
     target, source = takes
     clear = {"deepfakes": DeepfakesStrength(bottleneck=1, expression=1, colour_match=0, jitter=0)}
     image = first("Deepfakes", target, source, **clear)[0].astype(int)
-    still = dataclasses.replace(source, poses=[dataclasses.replace(each, mouth=1.0, yaw=15) for each in source.poses])
+    still = dataclasses.replace(
+        source, poses=[dataclasses.replace(each, mouth=1.0, yaw=15) for each in source.poses])
     np.testing.assert_array_equal(first("Deepfakes", target, still, **clear)[0], image)
     mask = first("Deepfakes", target, source, **clear)[1]
     drawn = source.scene.under(target.scene.light).frame(target.poses[0], noise=False)
@@ -296,8 +326,9 @@ def test_a_deepfake_shows_the_source_with_pose_expression_and_light_of_the_targe
     assert np.abs(stranger - image)[mask == 1].mean() > 5
 
 
-@pytest.mark.parametrize(("kind", "field", "strength", "dial"), [
-    ("Face2Face", "face2face", Face2FaceStrength, "texture"), ("Deepfakes", "deepfakes", DeepfakesStrength, "bottleneck")])
+@pytest.mark.parametrize(("kind", "field", "strength", "dial"),
+                         [("Face2Face", "face2face", Face2FaceStrength, "texture"),
+                          ("Deepfakes", "deepfakes", DeepfakesStrength, "bottleneck")])
 def test_the_main_dial_of_the_further_kinds_removes_fine_detail(takes, kind, field, strength, dial):
     details = []
     for keep in (1.0, 0.6, 0.4, 0.2):
@@ -316,9 +347,14 @@ def test_relighting_leaves_the_scene_itself_as_it_was():
 
 
 def test_swaps_and_reenactments_are_known_to_the_identity_room():
-    videos = pd.DataFrame({"manipulation": ["real", *KINDS], "target": "000", "source": [None] + ["001"] * len(KINDS)})
+    videos = pd.DataFrame({
+        "manipulation": ["real", *KINDS], "target": "000", "source": [None] + ["001"] * len(KINDS)
+    })
     seen = dict(zip(videos.manipulation, identity.shown(videos), strict=True))
-    assert seen == {"real": "000", "FaceSwap": "001", "NeuralTextures": "000", "Face2Face": "000", "Deepfakes": "001"}
+    assert seen == {
+        "real": "000", "FaceSwap": "001", "NeuralTextures": "000", "Face2Face": "000", "Deepfakes":
+        "001"
+    }
 
 
 @pytest.mark.parametrize("kind", ["Face2Face", "Deepfakes"])

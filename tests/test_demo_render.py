@@ -49,7 +49,8 @@ def test_a_caption_names_every_attribute():
 
 def test_expression_and_gaze_have_words():
     assert render.expression(Pose()) == "neutral" and render.gaze(Pose()) == "ahead"
-    assert render.expression(Pose(smile=0.8)) == "smiling" and render.gaze(Pose(gaze_x=-0.8)) == "left"
+    assert render.expression(Pose(smile=0.8)) == "smiling" and render.gaze(
+        Pose(gaze_x=-0.8)) == "left"
     assert (
         render.expression(Pose(smile=0.8, mouth=0.6)) == "talking"
         and render.gaze(Pose(gaze_x=0.8)) == "right"
@@ -74,7 +75,9 @@ def test_a_frame_has_the_promised_shapes(scene):
 
 def test_camera_noise_can_be_switched_off_and_follows_its_generator(scene):
     clean = scene.frame(Pose(), noise=False).image.astype(int)
-    noisy = [scene.frame(Pose(), np.random.default_rng(seed)).image.astype(int) for seed in (0, 0, 1)]
+    noisy = [
+        scene.frame(Pose(), np.random.default_rng(seed)).image.astype(int) for seed in (0, 0, 1)
+    ]
     np.testing.assert_array_equal(noisy[0], noisy[1])
     assert (noisy[0] != noisy[2]).mean() > 0.3
     assert 0.3 < np.abs(noisy[0] - clean).mean() < 6
@@ -102,8 +105,10 @@ def test_the_nose_follows_yaw_and_pitch_and_the_eyes_follow_roll(scene):
 
 def test_a_shift_moves_picture_and_landmarks_alike(scene):
     rest, moved = scene.frame(Pose(), noise=False), scene.frame(Pose(x=6, y=-4), noise=False)
-    np.testing.assert_allclose(moved.landmarks - rest.landmarks, np.tile([6, -4], (68, 1)), atol=1e-3)
-    np.testing.assert_allclose(moved.face_mask[96:176, 106:166], rest.face_mask[100:180, 100:160], atol=0.02)
+    np.testing.assert_allclose(moved.landmarks - rest.landmarks, np.tile([6, -4], (68, 1)),
+                               atol=1e-3)
+    np.testing.assert_allclose(moved.face_mask[96:176, 106:166], rest.face_mask[100:180, 100:160],
+                               atol=0.02)
 
 
 def test_the_mouth_opens_and_the_chin_drops(scene):
@@ -123,7 +128,8 @@ def test_a_blink_closes_the_eyes_and_changes_only_their_surroundings(scene):
     assert np.ptp(closed.landmarks[36:42, 1]) < np.ptp(awake.landmarks[36:42, 1])
     changed = np.abs(awake.image.astype(int) - closed.image).max(2) > 2
     rows = np.flatnonzero(changed.any(1))
-    top, bottom = awake.landmarks[LANDMARKS["eyes"], 1].min(), awake.landmarks[LANDMARKS["eyes"], 1].max()
+    top, bottom = awake.landmarks[LANDMARKS["eyes"], 1].min(), awake.landmarks[LANDMARKS["eyes"],
+                                                                               1].max()
     assert changed.any() and rows.min() > top - 15 and rows.max() < bottom + 15
 
 

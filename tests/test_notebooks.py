@@ -31,7 +31,10 @@ def code(notebook) -> list[str]:
 
 def test_there_are_notebooks_and_each_has_its_script():
     assert NOTEBOOKS
-    assert {path.stem for path in NOTEBOOKS} == {path.stem for path in (files.ROOT / "notebooks").glob("*.py")}
+    assert {path.stem
+            for path in NOTEBOOKS
+            } == {path.stem
+                  for path in (files.ROOT / "notebooks").glob("*.py")}
 
 
 def test_pairs_are_equal():
@@ -56,7 +59,9 @@ def test_one_parameters_cell_of_commented_literals(notebook):
 
 def test_sections_come_in_order_and_the_last_cell_saves(notebook):
     prose = "\n".join(cell.source for cell in notebook.cells if cell.cell_type == "markdown")
-    places = [prose.index(section + "\n") if section + "\n" in prose else -1 for section in SECTIONS]
+    places = [
+        prose.index(section + "\n") if section + "\n" in prose else -1 for section in SECTIONS
+    ]
     assert -1 not in places
     assert places == sorted(places)
     assert notebook.cells[-1].cell_type == "code"
@@ -70,7 +75,8 @@ def test_code_is_short_and_defines_nothing(notebook):
 
 
 def test_every_code_cell_is_introduced(notebook):
-    for before, cell in zip(notebook.cells[3:], notebook.cells[4:], strict=False):  # after the configuration
+    for before, cell in zip(notebook.cells[3:], notebook.cells[4:],
+                            strict=False):  # after the configuration
         if cell.cell_type == "code":
             assert before.cell_type == "markdown", cell.source
 
@@ -95,7 +101,8 @@ def test_tracked_chapters_are_complete_and_light():
 
 
 def dfnb(*arguments, env):
-    done = subprocess.run([sys.executable, "-m", "dfnb.cli", *arguments], env=env, capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "-m", "dfnb.cli", *arguments], env=env,
+                          capture_output=True, text=True)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     return done.stdout
 
@@ -139,10 +146,13 @@ def test_executed_notebooks_print_the_same_again_and_give_the_same_numbers(smoke
     for sweep in runs.glob("*/sweep"):  # is read, never repeated, by a notebook
         shutil.copytree(sweep, tmp_path / "runs" / "smoke" / sweep.parent.name / "sweep")
     again = env | {"DFNB_RUNS": str(tmp_path / "runs")}
-    command = [sys.executable, "-m", "pytest", "--nbval", "--nbval-current-env", "-q", "-c", os.devnull]
+    command = [
+        sys.executable, "-m", "pytest", "--nbval", "--nbval-current-env", "-q", "-c", os.devnull
+    ]
     command += [str(tmp_path / path.name) for path in NOTEBOOKS]
     done = subprocess.run(command, env=again, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout[-4000:]
     for path in NOTEBOOKS:
-        first, second = (home / path.stem / "metrics.json" for home in (runs, tmp_path / "runs" / "smoke"))
+        first, second = (home / path.stem / "metrics.json"
+                         for home in (runs, tmp_path / "runs" / "smoke"))
         assert first.read_bytes() == second.read_bytes(), path.stem

@@ -23,9 +23,11 @@ def words():
 def crops() -> portraits.Portraits:
     """Eight people of two frames each: random pictures with random codes."""
     rng = np.random.default_rng(0)
-    codes = np.stack([rng.integers(len(choices), size=16) for choices in list(FIELDS.values())[:-1]], axis=1)
+    codes = np.stack(
+        [rng.integers(len(choices), size=16) for choices in list(FIELDS.values())[:-1]], axis=1)
     images = rng.integers(0, 256, (16, 72, 72, 3), dtype=np.uint8)
-    return portraits.Portraits(images, codes.astype(np.int8), np.zeros((16, 3), np.float32), np.repeat(np.arange(8), 2))
+    return portraits.Portraits(images, codes.astype(np.int8), np.zeros((16, 3), np.float32),
+                               np.repeat(np.arange(8), 2))
 
 
 def trained(crops, words, steps: int = 3, **changes) -> pretrain.Training:
@@ -47,7 +49,9 @@ def test_captions_differ_when_any_one_field_differs():
     codes = np.zeros((1, len(FIELDS)), int)
     said = np.ones_like(codes, bool)
     for column, choices in enumerate(FIELDS.values()):
-        variants = [np.where(np.arange(len(FIELDS)) == column, code, codes) for code in range(len(choices))]
+        variants = [
+            np.where(np.arange(len(FIELDS)) == column, code, codes) for code in range(len(choices))
+        ]
         assert len({vocabulary.write(variant, said)[0] for variant in variants}) == len(choices)
 
 
@@ -76,8 +80,10 @@ def test_a_caption_fits_the_images_for_which_all_it_says_is_true():
 def test_the_loss_is_that_of_clip_when_each_caption_fits_one_image():
     image, text = (torch.nn.functional.normalize(torch.randn(5, 7), dim=-1) for _ in range(2))
     logits = image @ text.T * 3.0
-    expected = sum(torch.nn.functional.cross_entropy(each, torch.arange(5)) for each in (logits, logits.T)) / 2
-    loss = tiny_clip.contrastive(image, text, torch.tensor(3.0).log(), torch.eye(5, dtype=torch.bool))
+    expected = sum(
+        torch.nn.functional.cross_entropy(each, torch.arange(5)) for each in (logits, logits.T)) / 2
+    loss = tiny_clip.contrastive(image, text,
+                                 torch.tensor(3.0).log(), torch.eye(5, dtype=torch.bool))
     torch.testing.assert_close(loss, expected)
 
 
@@ -150,18 +156,21 @@ def test_a_stopped_training_goes_on_as_if_it_had_not_been(crops, words, tmp_path
 
 def test_the_loss_falls_on_a_few_crops(crops, words):
     rows = np.array([0, 2, 4, 6])
-    few = portraits.Portraits(crops.images[rows], crops.codes[rows], crops.angles[rows], crops.ids[rows])
+    few = portraits.Portraits(crops.images[rows], crops.codes[rows], crops.angles[rows],
+                              crops.ids[rows])
     training = trained(few, words, steps=25, warmup=5, lr=1e-3, batch=8)
     for training.step in range(25):
         training.losses.append(training.advance())
-    first, last = (
-        sum(each["named"] + each["measured"] for each in part) for part in (training.losses[:5], training.losses[-5:])
-    )
+    first, last = (sum(each["named"] + each["measured"]
+                       for each in part)
+                   for part in (training.losses[:5], training.losses[-5:]))
     assert last < 0.7 * first
 
 
-def test_the_number_of_steps_follows_from_the_pace_of_the_warm_up(crops, words, tmp_path, monkeypatch):
-    clock = itertools.count()  # each look at the clock is a second later, so each step takes one second
+def test_the_number_of_steps_follows_from_the_pace_of_the_warm_up(crops, words, tmp_path,
+                                                                  monkeypatch):
+    clock = itertools.count(
+    )  # each look at the clock is a second later, so each step takes one second
     monkeypatch.setattr(pretrain.time, "perf_counter", lambda: next(clock))
     training = trained(crops, words, steps=None, minutes=0.2)
     monkeypatch.setattr(training, "advance", lambda: {"named": 1.0})
@@ -183,7 +192,7 @@ def test_the_steps_that_a_time_came_to_repeat_the_training(crops, words, tmp_pat
 
 def test_the_card_names_the_command_that_repeats_the_training():
     options = pretrain.parse(["--minutes", "3", "--seed=5", "--out", "elsewhere"])
-    assert pretrain.again(options, 70) == "python -m dfnb.demo.pretrain --steps 70 --seed 5"
+    assert pretrain.again(options, 70) == "python -m tools.tiny_clip.pretrain --steps 70 --seed 5"
 
 
 def test_balanced_accuracy_is_the_mean_recall_and_persons_are_resampled_whole():
@@ -202,7 +211,8 @@ def test_balanced_accuracy_is_the_mean_recall_and_persons_are_resampled_whole():
 def test_the_written_folder_loads_like_a_hub_checkpoint(crops, words, tmp_path):
     training = trained(crops, words)
     training.losses.append(training.advance())
-    facts = dict(command="c", world=1, people=8, frames=2, steps=1, minutes=0.1, threads=1, **training.recent())
+    facts = dict(command="c", world=1, people=8, frames=2, steps=1, minutes=0.1, threads=1,
+                 **training.recent())
     facts["schedule"] = {"batch": 8, "lr": 1e-3}
     found = evaluate_clip.publish(training.model, words, crops, facts, tmp_path / "clip")
     assert sum(file.stat().st_size for file in (tmp_path / "clip").iterdir()) < 8e6
@@ -210,12 +220,15 @@ def test_the_written_folder_loads_like_a_hub_checkpoint(crops, words, tmp_path):
     assert model.dtype == torch.float32
     assert CLIPModel(CLIPConfig.from_pretrained(tmp_path / "clip")).dtype == torch.float32
     prompts = vocabulary.prompts("glasses")
-    tokens = AutoTokenizer.from_pretrained(tmp_path / "clip")(prompts, padding=True, return_tensors="pt")
+    tokens = AutoTokenizer.from_pretrained(tmp_path / "clip")(prompts, padding=True,
+                                                              return_tensors="pt")
     assert tokens["input_ids"].tolist() == words(prompts, padding=True)["input_ids"]
     image = crops.images[0, 4:68, 4:68]
-    processed = CLIPImageProcessor.from_pretrained(tmp_path / "clip")(images=image, return_tensors="pt")["pixel_values"]
+    processed = CLIPImageProcessor.from_pretrained(tmp_path / "clip")(
+        images=image, return_tensors="pt")["pixel_values"]
     torch.testing.assert_close(processed, tiny_clip.pixels(image[None]))
-    whole = model.eval()(input_ids=tokens["input_ids"], pixel_values=processed, attention_mask=tokens["attention_mask"])
+    whole = model.eval()(input_ids=tokens["input_ids"], pixel_values=processed,
+                         attention_mask=tokens["attention_mask"])
     texts, images = (
         evaluate_clip.text_vectors(model, words, prompts),
         evaluate_clip.image_vectors(model, image[None]),

@@ -19,7 +19,8 @@ def site(tmp_path_factory):
     source, made = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("wheel")
     for name in ("pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(files.ROOT / name, source)
-    shutil.copytree(files.ROOT / "dfnb", source / "dfnb", ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copytree(files.ROOT / "dfnb", source / "dfnb",
+                    ignore=shutil.ignore_patterns("__pycache__"))
     options = ["--quiet", "--no-deps", "--no-index", "--no-build-isolation", "-w", made]
     command = [sys.executable, "-m", "pip", "wheel", *options, source]
     subprocess.run(command, check=True)
@@ -35,27 +36,36 @@ def installed(site, tmp_path):
     def call(*arguments) -> tuple[int, str]:
         kept = {name: value for name, value in os.environ.items() if not name.startswith("DFNB_")}
         environment = kept | {"PYTHONPATH": str(site), "HOME": str(tmp_path / "home")}
-        command = [sys.executable, "-c", "import sys, dfnb.cli; assert sys.argv.pop(1) in dfnb.cli.__file__; "
-                   "sys.exit(dfnb.cli.main())", str(site), *map(str, arguments)]
-        done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+        command = [
+            sys.executable, "-c",
+            "import sys, dfnb.cli; assert sys.argv.pop(1) in dfnb.cli.__file__; "
+            "sys.exit(dfnb.cli.main())",
+            str(site), *map(str, arguments)
+        ]
+        done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True,
+                              text=True)
         return done.returncode, done.stdout + done.stderr
 
     return call
 
 
-def test_a_corpus_is_listed_scored_and_evaluated_and_a_detector_exported(installed, corpus, finished, tmp_path):
+def test_a_corpus_is_listed_scored_and_evaluated_and_a_detector_exported(
+        installed, corpus, finished, tmp_path):
     code, told = installed("corpus", corpus)
     assert code == 0 and "FaceSwap" in told
-    code, told = installed("score", corpus / "original_sequences", "--run", finished[0], "--out", tmp_path / "scores")
+    code, told = installed("score", corpus / "original_sequences", "--run", finished[0], "--out",
+                           tmp_path / "scores")
     assert code == 0 and "probability of fake" in told, told
     assert (tmp_path / "home" / ".cache" / "dfnb").is_dir()  # not among the installed packages
     code, told = installed("evaluate", finished[0] / "scores.parquet", "--out", tmp_path / "report")
     assert code == 0 and "AUC" in told, told
-    code, told = installed("demo", tmp_path / "world", "--identities", "2", "--frames", "2", "--workers", "1")
+    code, told = installed("demo", tmp_path / "world", "--identities", "2", "--frames", "2",
+                           "--workers", "1")
     assert code == 0 and len(list((tmp_path / "world").rglob("*.mp4"))) >= 4, told
 
 
-@pytest.mark.parametrize("command", [["study"], ["status"], ["run", "03"], ["sweep"], ["book"], ["pair"]])
+@pytest.mark.parametrize("command",
+                         [["study"], ["status"], ["run", "03"], ["sweep"], ["book"], ["pair"]])
 def test_what_needs_a_clone_says_so_and_how_to_get_one(installed, command):
     code, told = installed(*command)
     assert code == 2 and "Traceback" not in told

@@ -2,7 +2,8 @@
 
     python tools/constraints.py python3.11 python3.12 python3.13 [-c FILE] > constraints.txt
 
-`-c` keeps the versions that a file names already. CUDA's own packages are left out: torch itself pins them.
+`-c` keeps the versions that a file names already. CUDA's own packages are left out: torch itself
+pins them.
 """
 
 import argparse
@@ -19,18 +20,30 @@ OWN = re.compile(r"dfnb|pip|triton|(nvidia|cuda)-.*")  # ours, the installer, CU
 
 
 def resolve(python: str, kept: str | None) -> dict[str, str]:
-    """Name -> version of all that `.[dev,cluster]` needs under an interpreter; nothing is installed."""
+    """Return name -> version of all that `.[dev,cluster]` needs under an interpreter.
+
+    Nothing is installed.
+    """
     with tempfile.NamedTemporaryFile(suffix=".json") as report:
-        command = [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--dry-run",
-                   "--ignore-installed", "--only-binary", ":all:", "--report", report.name,
-                   *(["-c", kept] if kept else []), ".[dev,cluster]"]
+        command = [
+            python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--dry-run",
+            "--ignore-installed", "--only-binary", ":all:", "--report", report.name,
+            *(["-c", kept] if kept else []), ".[dev,cluster]"
+        ]
         subprocess.run(command, cwd=ROOT, check=True, stdout=sys.stderr)
         found = [item["metadata"] for item in json.load(report)["install"]]
-    return {item["name"]: item["version"].partition("+")[0] for item in found if not OWN.fullmatch(item["name"])}
+    return {
+        item["name"]: item["version"].partition("+")[0]
+        for item in found
+        if not OWN.fullmatch(item["name"])
+    }
 
 
 def lines(resolved: dict[str, dict[str, str]]) -> list[str]:
-    """Lines of a constraints file from minor version of Python -> name -> version; a marker where versions differ."""
+    """Return lines of a constraints file from minor version of Python -> name -> version.
+
+    A marker where versions differ.
+    """
     wanted = defaultdict(lambda: defaultdict(list))  # name -> version -> Pythons
     for python, packages in resolved.items():
         for name, version in packages.items():
@@ -51,7 +64,8 @@ def main() -> None:
     resolved = {}
     for python in given.pythons:
         code = "import sys; print('{}.{}'.format(*sys.version_info))"
-        minor = subprocess.run([python, "-c", code], check=True, capture_output=True, text=True).stdout.strip()
+        minor = subprocess.run([python, "-c", code], check=True, capture_output=True,
+                               text=True).stdout.strip()
         resolved[minor] = resolve(python, given.kept)
     print("\n".join(lines(resolved)))
 

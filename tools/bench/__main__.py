@@ -33,14 +33,20 @@ def main() -> None:
 
 
 def plan(experiment: Experiment) -> dict[str, Callable]:
-    """What is measured, in this order; runs of two and one epochs, since a ratio needs no more."""
+    """Return what is measured, in this order.
+
+    Runs of two and one epochs, since a ratio needs no more.
+    """
     chapter = parameters.chapter_parameters(notebooks.find("03"), experiment.profile)
     base = chapter | experiment.profile.sweeps["grid"].base
     large = parts.random_clip("ViT-B/32")
     runs = [(experiment.clip, parts.demo_views(experiment), _lora(chapter) | {"epochs": 2}),
             (experiment.clip, parts.demo_views(experiment), _lora(base) | {"epochs": 2}),
-            (large, parts.random_views(large, (128, 32, 32)), _lora(base) | {"epochs": 1, "blocks": 3})]
-    paths = [Path(path) for path in experiment.videos.groupby("manipulation", sort=False).path.first()]
+            (large, parts.random_views(large,
+                                       (128, 32, 32)), _lora(base) | {"epochs": 1, "blocks": 3})]
+    paths = [
+        Path(path) for path in experiment.videos.groupby("manipulation", sort=False).path.first()
+    ]
     return {
         "one_run": lambda: [parts.one_run(*run) for run in runs],
         "grid": lambda: parts.grid(experiment),

@@ -16,7 +16,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 
 def timed(work: Callable[[], Any]) -> tuple[float, Any]:
-    """Seconds of a call, and what it returned; a GPU is waited for."""
+    """Return seconds of a call, and what it returned; a GPU is waited for."""
     wait()
     began = time.perf_counter()
     found = work()
@@ -30,30 +30,37 @@ def wait() -> None:
 
 
 def seconds(work: Callable[[], Any], repeats: int = 5) -> float:
-    """Median of the seconds that a call takes, after one call that does not count."""
+    """Return median of the seconds that a call takes, after one call that does not count."""
     work()
     return statistics.median(timed(work)[0] for _ in range(repeats))
 
 
 def flops(work: Callable[[], Any]) -> float:
-    """Floating-point operations of the matrix products in a call; a multiplication with its addition counts two."""
+    """Return floating-point operations of the matrix products in a call.
+
+    A multiplication with its addition counts two.
+    """
     with contextlib.redirect_stdout(io.StringIO()), FlopCounterMode(display=False) as counter:
         work()
     return float(counter.get_total_flops())
 
 
 def matrix_peak(size: int = 2048, repeats: int = 7) -> float:
-    """GFLOP/s of the product of two square float32 matrices, the fastest of some: what this machine can do now."""
+    """Return GFLOP/s of the product of two square float32 matrices, the fastest of some: what this machine can do now."""
     one, other = (torch.rand(size, size) for _ in range(2))
     best = min(timed(lambda: one @ other)[0] for _ in range(repeats + 1))
     return 2 * size**3 / best / 1e9
 
 
 def hardware() -> str:
-    """The processor, or the GPU, in words."""
+    """Return the processor, or the GPU, in words."""
     if torch.cuda.is_available():
         return torch.cuda.get_device_name()
-    names = [line.partition(":")[2].strip() for line in _lines("/proc/cpuinfo") if line.startswith("model name")]
+    names = [
+        line.partition(":")[2].strip()
+        for line in _lines("/proc/cpuinfo")
+        if line.startswith("model name")
+    ]
     return f"{torch.get_num_threads()} threads of {names[0] if names else platform.processor() or platform.machine()}"
 
 
@@ -62,16 +69,20 @@ def _lines(path: str) -> list[str]:
 
 
 def gap(first: Sequence[float], second: Sequence[float], level: float = 0.95) -> dict[str, float]:
-    """Mean difference of two sets of repetitions, and half the width of its interval (Student, equal variances)."""
+    """Return mean difference of two sets of repetitions, and half the width of its interval (Student, equal variances)."""
     freedom = len(first) + len(second) - 2
     squares = sum(float(np.var(values)) * len(values) for values in (first, second))
-    error = np.sqrt(squares / freedom * (1 / len(first) + 1 / len(second))) if freedom > 0 else np.nan
+    error = np.sqrt(squares / freedom *
+                    (1 / len(first) + 1 / len(second))) if freedom > 0 else np.nan
     half = float(student.ppf((1 + level) / 2, freedom) * error)
     return {"difference": float(np.mean(first) - np.mean(second)), "half": half}
 
 
 def overlap(ours: np.ndarray, theirs: np.ndarray) -> np.ndarray:
-    """Intersection over union (n,) of boxes (n, 4) as x0, y0, x1, y1; NaN where either is missing."""
+    """Return intersection over union (n,) of boxes (n, 4) as x0, y0, x1, y1.
+
+    NaN where either is missing.
+    """
     low, high = np.maximum(ours[:, :2], theirs[:, :2]), np.minimum(ours[:, 2:], theirs[:, 2:])
     common = np.prod(np.clip(high - low, 0, None), axis=1)
     areas = [np.prod(boxes[:, 2:] - boxes[:, :2], axis=1) for boxes in (ours, theirs)]

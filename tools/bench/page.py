@@ -62,28 +62,35 @@ Crops, kept activations and one epoch of LoRA on the demo world, a fresh process
 
 
 def render(found: dict) -> str:
-    """The page of all that `__main__` measured."""
+    """Return the page of all that `__main__` measured."""
     peak, kinds = found["peak"], found["one_run"]
-    rows = [{"CLIP": run["clip"], "blocks": run["options"]["blocks"], "training crops": run["crops"],
-             "steps": run["ours"]["steps"][0],
-             "ours, s": _median(run["ours"]["seconds"]), "plain, s": _median(run["plain"]["seconds"]),
-             "ratio": f"{run['ratio']:.1f}", "making the prefix once, s": f"{run['prefix_seconds']:.1f}",
-             "loss, ours - plain": _gap(run["loss"])} for run in kinds]
-    uses = [{"CLIP": use["clip"], "what": what, "crops at a time": use[what]["batch"],
-             "GFLOP/s": f"{use[what]['GFLOP/s']:.0f}",
-             "share of peak": f"{use[what]['GFLOP/s'] / peak:.0%}", "crops/s": f"{use[what]['crops/s']:.0f}"}
-            for use in found["utilisation"] for what in ("scoring", "training")]
-    faces = [{"height": one["height"] or "as it is", "frames": one["frames"], "ours, frames/s": f"{one['ours']:.1f}",
-              "FF++ recipe, frames/s": f"{one['plain']:.1f}", "ratio": f"{one['ratio']:.1f}", "IoU": f"{one['IoU']:.3f}"}
-             for one in found["crops"]]
+    rows = [{
+        "CLIP": run["clip"], "blocks": run["options"]["blocks"], "training crops": run["crops"],
+        "steps": run["ours"]["steps"][0], "ours, s": _median(run["ours"]["seconds"]), "plain, s":
+        _median(run["plain"]["seconds"]), "ratio": f"{run['ratio']:.1f}",
+        "making the prefix once, s": f"{run['prefix_seconds']:.1f}", "loss, ours - plain":
+        _gap(run["loss"])
+    } for run in kinds]
+    uses = [{
+        "CLIP": use["clip"], "what": what, "crops at a time": use[what]["batch"], "GFLOP/s":
+        f"{use[what]['GFLOP/s']:.0f}", "share of peak": f"{use[what]['GFLOP/s'] / peak:.0%}",
+        "crops/s": f"{use[what]['crops/s']:.0f}"
+    } for use in found["utilisation"] for what in ("scoring", "training")]
+    faces = [{
+        "height": one["height"] or "as it is", "frames": one["frames"], "ours, frames/s":
+        f"{one['ours']:.1f}", "FF++ recipe, frames/s": f"{one['plain']:.1f}", "ratio":
+        f"{one['ratio']:.1f}", "IoU": f"{one['IoU']:.3f}"
+    } for one in found["crops"]]
     return PAGE.format(
-        hardware=found["hardware"], peak=peak, one_run=_table(rows), one_run_verdict=_runs_verdict(kinds),
-        grid_words=_grid(found["grid"]), grid_verdict=_verdict("ratio", found["grid"]["ratio"], TARGETS["grid"], "times",
-            "the sum of the training steps and of what each run draws and saves"),
-        utilisation=_table(uses), utilisation_verdict=_utilisation_verdict(found["utilisation"], peak), crops=_table(faces),
-        crops_verdict="\n".join(_crops_verdict(one) for one in found["crops"]), growth=_growth(found["growth"]),
-        growth_words=_growth_words(found["growth"]), start=_start(found["start_up"]),
-        gpu=_gpu(found["gpu"], found["hardware"]))
+        hardware=found["hardware"], peak=peak, one_run=_table(rows),
+        one_run_verdict=_runs_verdict(kinds), grid_words=_grid(found["grid"]),
+        grid_verdict=_verdict("ratio", found["grid"]["ratio"], TARGETS["grid"], "times",
+                              "the sum of the training steps and of what each run draws and saves"),
+        utilisation=_table(uses),
+        utilisation_verdict=_utilisation_verdict(found["utilisation"], peak), crops=_table(faces),
+        crops_verdict="\n".join(_crops_verdict(one) for one in found["crops"]),
+        growth=_growth(found["growth"]), growth_words=_growth_words(found["growth"]),
+        start=_start(found["start_up"]), gpu=_gpu(found["gpu"], found["hardware"]))
 
 
 def _table(rows: list[dict]) -> str:
@@ -101,35 +108,46 @@ def _gap(loss: dict) -> str:
 
 
 def _verdict(what: str, value: float, target: float, unit: str, bound: str) -> str:
-    """Met, or by how much not and what bounds it."""
+    """Return met, or by how much not and what bounds it."""
     if value >= target:
         return f"- {what}: {value:.2f} {unit}, the target of {target:g} is met."
-    return (f"- {what}: {value:.2f} {unit}, **{(target - value) / target:.0%} below the target** of {target:g}; "
-            f"what bounds it, in our reading: {bound}.")
+    return (
+        f"- {what}: {value:.2f} {unit}, **{(target - value) / target:.0%} below the target** of {target:g}; "
+        f"what bounds it, in our reading: {bound}.")
 
 
 def _runs_verdict(runs: list[dict]) -> str:
     lines = []
     for run in runs:
         name = f"{run['clip']}, {run['options']['blocks']} blocks"
-        lines.append(_verdict(name, run["ratio"], TARGETS["one run"], "times as fast",
-                              "the adapted blocks' own forward and backward pass, which both recipes compute"))
+        lines.append(
+            _verdict(
+                name, run["ratio"], TARGETS["one run"], "times as fast",
+                "the adapted blocks' own forward and backward pass, which both recipes compute"))
         same = abs(run["loss"]["difference"]) <= run["loss"]["half"]
-        lines.append(f"- {name}: the last epoch's loss is " + ("the same within the noise of the seeds." if same else
-                     "**not the same** within the noise of the seeds: the two recipes do not learn alike."))
+        lines.append(f"- {name}: the last epoch's loss is " + (
+            "the same within the noise of the seeds." if same else
+            "**not the same** within the noise of the seeds: the two recipes do not learn alike."))
     return "\n".join(lines)
 
 
 def _grid(grid: dict) -> str:
-    settings = ", ".join(f"{name.replace('_', ' ')} {value:g}" for name, value in grid["options"].items())
+    settings = ", ".join(
+        f"{name.replace('_', ' ')} {value:g}" for name, value in grid["options"].items())
     one, cells, runs = median(grid["plain"]), grid["cells"], len(grid["plain"])
-    return (f"`dfnb sweep --only grid`: {cells} cells in {grid['ours']:.0f} s, with kernels, kept activations made once, "
-            f"figures and saved pages. A plain run in a process of its own takes {one:.1f} s (median of {runs} measured, "
-            f"with its base: {settings}); **scaled, not measured**, {cells} of them take {one * cells:.0f} s.")
+    return (
+        f"`dfnb sweep --only grid`: {cells} cells in {grid['ours']:.0f} s, with kernels, kept activations made once, "
+        f"figures and saved pages. A plain run in a process of its own takes {one:.1f} s (median of {runs} measured, "
+        f"with its base: {settings}); **scaled, not measured**, {cells} of them take {one * cells:.0f} s."
+    )
 
 
 def _utilisation_verdict(uses: list[dict], peak: float) -> str:
-    shares = {use["clip"]: use["scoring"]["GFLOP/s"] / peak for use in uses if "ViT-B/32" in use["clip"]}
+    shares = {
+        use["clip"]: use["scoring"]["GFLOP/s"] / peak
+        for use in uses
+        if "ViT-B/32" in use["clip"]
+    }
     bound = "what is no matrix product: norms, activations, softmax, and products too small for the peak"
     return "\n".join(_verdict(f"scoring, {clip}", share, TARGETS["scoring"], "of the peak", bound)
                      for clip, share in shares.items())
@@ -138,31 +156,39 @@ def _utilisation_verdict(uses: list[dict], peak: float) -> str:
 def _crops_verdict(one: dict) -> str:
     name = f"pictures of {one['height']} rows" if one["height"] else "the demo world's pictures"
     return "\n".join([
-        _verdict(f"{name}, speed", one["ratio"], TARGETS["crops"], "times",
-                 "small pictures are searched whole by both; what is saved is one upsampling" if not one["height"] else
-                 "decoding, which both do alike"),
-        _verdict(f"{name}, median IoU of {one['compared']} boxes", one["IoU"], TARGETS["IoU"], "",
-                 "the steps of the detector's pyramid: it answers in boxes of few sizes, and ours are smoothed over time")])
+        _verdict(
+            f"{name}, speed", one["ratio"], TARGETS["crops"], "times",
+            "small pictures are searched whole by both; what is saved is one upsampling"
+            if not one["height"] else "decoding, which both do alike"),
+        _verdict(
+            f"{name}, median IoU of {one['compared']} boxes", one["IoU"], TARGETS["IoU"], "",
+            "the steps of the detector's pyramid: it answers in boxes of few sizes, and ours are smoothed over time"
+        )
+    ])
 
 
 def _growth(rows: list[dict]) -> str:
-    return _table([{"frames a video": row["frames"], "crops": row["crops"], "crops, s": f"{row['crop_seconds']:.1f}",
-                    "prefix and one epoch, s": f"{row['train_seconds']:.1f}", "largest memory, MB": f"{row['memory']:.0f}"}
-                   for row in rows])
+    return _table([{
+        "frames a video": row["frames"], "crops": row["crops"], "crops, s":
+        f"{row['crop_seconds']:.1f}", "prefix and one epoch, s": f"{row['train_seconds']:.1f}",
+        "largest memory, MB": f"{row['memory']:.0f}"
+    } for row in rows])
 
 
 def _growth_words(rows: list[dict]) -> str:
     first, last = rows[0], rows[-1]
     time = [row["crop_seconds"] + row["train_seconds"] for row in (first, last)]
-    return (f"With {last['crops'] / first['crops']:.1f} times the crops it takes {time[1] / time[0]:.1f} times as long and "
-            f"{last['memory'] / first['memory']:.2f} times the memory.")
+    return (
+        f"With {last['crops'] / first['crops']:.1f} times the crops it takes {time[1] / time[0]:.1f} times as long and "
+        f"{last['memory'] / first['memory']:.2f} times the memory.")
 
 
 def _start(start: dict) -> str:
     fresh, forked = (median(start[name]) for name in ("fresh", "forked"))
-    return (f"A notebook that only does chapter 3's imports takes {fresh:.1f} s with a kernel of its own and "
-            f"{forked:.1f} s with one forked from a process that has done them (medians of {len(start['fresh'])}): "
-            f"{fresh / forked:.1f} times as fast. Sweeps fork.")
+    return (
+        f"A notebook that only does chapter 3's imports takes {fresh:.1f} s with a kernel of its own and "
+        f"{forked:.1f} s with one forked from a process that has done them (medians of {len(start['fresh'])}): "
+        f"{fresh / forked:.1f} times as fast. Sweeps fork.")
 
 
 def _gpu(rows: list[dict], hardware: str) -> str:

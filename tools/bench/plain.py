@@ -1,6 +1,6 @@
 """The plain recipes: LoRA with Hugging Face's Trainer on PNG files, and FF++'s way to crop faces.
 
-    python -m bench.plain CLIP FOLDER OPTIONS    one whole run in a process of its own, as a script would do it
+    python -m tools.bench.plain CLIP FOLDER OPTIONS    one whole run in a process of its own, as a script would do it
 """
 
 import json
@@ -45,7 +45,10 @@ def write(view, folder: Path) -> None:
 
 
 class Tower(nn.Module):
-    """The whole tower with LoRA in its last blocks and a linear head; the loss weighs the classes equally."""
+    """The whole tower with LoRA in its last blocks and a linear head.
+
+    The loss weighs the classes equally.
+    """
 
     def __init__(self, clip: clips.Clip, weights: torch.Tensor, **shape):
         super().__init__()
@@ -57,39 +60,54 @@ class Tower(nn.Module):
         if labels is None:
             return {"logits": logits}
         weights = self.weights.to(labels.device)[labels]
-        return {"loss": F.binary_cross_entropy_with_logits(logits, labels.float(), weights), "logits": logits}
+        return {
+            "loss": F.binary_cross_entropy_with_logits(logits, labels.float(), weights), "logits":
+            logits
+        }
 
 
-def lora(folder: Path, clip: clips.Clip, *, seed: int, epochs: int, batch: int, learning_rate: float, **shape) -> dict:
-    """One run on FOLDER/train, validation and test: steps, mean loss of the last epoch, AUC of the test crops."""
+def lora(folder: Path, clip: clips.Clip, *, seed: int, epochs: int, batch: int,
+         learning_rate: float, **shape) -> dict:
+    """Return one run on FOLDER/train, validation and test: steps, mean loss of the last epoch, AUC of the test crops."""
     train, validation, test = (Pictures(folder / part) for part in ("train", "validation", "test"))
     torch.manual_seed(seed)
     sizes = np.bincount(train.labels, minlength=2)
     model = Tower(clip, torch.tensor(len(train) / (2 * sizes), dtype=torch.float32), **shape)
-    options = TrainingArguments(
-        str(folder / "trainer"), per_device_train_batch_size=batch, per_device_eval_batch_size=256, num_train_epochs=epochs,
-        learning_rate=learning_rate, weight_decay=0.01, lr_scheduler_type="cosine", warmup_steps=0.1, seed=seed,
-        eval_strategy="epoch", logging_strategy="epoch", save_strategy="no", report_to="none", disable_tqdm=True,
-        use_cpu=clip.device.type == "cpu", remove_unused_columns=False, dataloader_pin_memory=False, label_names=["labels"])
+    options = TrainingArguments(str(folder / "trainer"), per_device_train_batch_size=batch,
+                                per_device_eval_batch_size=256, num_train_epochs=epochs,
+                                learning_rate=learning_rate, weight_decay=0.01,
+                                lr_scheduler_type="cosine", warmup_steps=0.1, seed=seed,
+                                eval_strategy="epoch", logging_strategy="epoch", save_strategy="no",
+                                report_to="none", disable_tqdm=True,
+                                use_cpu=clip.device.type == "cpu", remove_unused_columns=False,
+                                dataloader_pin_memory=False, label_names=["labels"])
 
     def batches(items: list[dict]) -> dict:
         images = np.stack([item["image"] for item in items])
-        return {"pixels": clip.pixels(images), "labels": torch.tensor([int(item["label"]) for item in items])}
+        return {
+            "pixels": clip.pixels(images), "labels":
+            torch.tensor([int(item["label"]) for item in items])
+        }
 
-    trainer = Trainer(model, options, data_collator=batches, train_dataset=train, eval_dataset=validation)
+    trainer = Trainer(model, options, data_collator=batches, train_dataset=train,
+                      eval_dataset=validation)
     trainer.remove_callback(PrinterCallback)
     trainer.train()
     scores = trainer.predict(test).predictions
     losses = [row["loss"] for row in trainer.state.log_history if "loss" in row]
-    return {"steps": trainer.state.global_step, "loss": losses[-1], "AUC": metrics.auc(test.labels, np.ravel(scores))}
+    return {
+        "steps": trainer.state.global_step, "loss": losses[-1], "AUC":
+        metrics.auc(test.labels, np.ravel(scores))
+    }
 
 
 def crops(path: Path, count: int, size: int) -> tuple[np.ndarray, np.ndarray]:
-    """FF++'s recipe on one video: dlib with one upsampling on every frame kept, at full size; the largest face, a square
+    """Return FF++'s recipe on one video: dlib with one upsampling on every frame kept, at full size; the largest face, a square
     of 1.3 times its longer side. Crops (n, size, size, 3) and the detector's boxes (n, 4), NaN where none was found."""
     detect, images, boxes = dlib.get_frontal_face_detector(), [], []
-    for frame in video.read(path, count, threads=1).frames:
-        faces = sorted(detect(cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY), 1), key=lambda face: face.area())
+    for frame in video.read(path, count).frames:
+        faces = sorted(detect(cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY), 1),
+                       key=lambda face: face.area())
         if not faces:
             boxes.append([np.nan] * 4)
             continue

@@ -57,7 +57,7 @@ among {captions} different ones ({gallery} images): first {top1:.2f}, among the 
 
 
 def processor() -> str:
-    """The name of the processor, as far as the system tells it."""
+    """Return the name of the processor, as far as the system tells it."""
     info = Path("/proc/cpuinfo")
     lines = info.read_text().splitlines() if info.exists() else []
     named = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
@@ -65,14 +65,16 @@ def processor() -> str:
 
 
 def card(found: dict) -> str:
-    """The model card in Markdown, with every number taken from the measurements."""
+    """Return the model card in Markdown, with every number taken from the measurements."""
     run, zero_shot, near = found["training"], found["zero_shot"], found["retrieval"]
     rows = [
         f"| {field} | {each['classes']} | {each['balanced']:.2f} [{each['low']:.2f}, {each['high']:.2f}] | "
         f"{each['majority_balanced']:.2f} | {each['accuracy']:.2f} | {each['majority_accuracy']:.2f} |"
         for field, each in zero_shot.items()
     ]
-    unknown = [field for field, each in zero_shot.items() if each["low"] <= each["majority_balanced"]]
+    unknown = [
+        field for field, each in zero_shot.items() if each["low"] <= each["majority_balanced"]
+    ]
     return CARD.format(
         **run,
         rows="\n".join(rows),

@@ -19,7 +19,7 @@ GALLERY = 256  # images and captions of the retrieval
 
 
 def image_vectors(model: CLIPModel, images: np.ndarray) -> np.ndarray:
-    """Unit vectors (n, 128) of images uint8 (n, 64, 64, 3)."""
+    """Return unit vectors (n, 128) of images uint8 (n, 64, 64, 3)."""
     with torch.inference_mode():
         blank = torch.full((1, 2), model.config.text_config.eos_token_id)
         return np.concatenate(
@@ -30,8 +30,9 @@ def image_vectors(model: CLIPModel, images: np.ndarray) -> np.ndarray:
         )
 
 
-def text_vectors(model: CLIPModel, words: PreTrainedTokenizerBase, sentences: list[str]) -> np.ndarray:
-    """Unit vectors (n, 128) of sentences."""
+def text_vectors(model: CLIPModel, words: PreTrainedTokenizerBase,
+                 sentences: list[str]) -> np.ndarray:
+    """Return unit vectors (n, 128) of sentences."""
     with torch.inference_mode():
         tokens = words(sentences, padding=True, return_tensors="pt")["input_ids"]
         projected = model.text_projection(model.text_model(input_ids=tokens).pooler_output)
@@ -41,17 +42,18 @@ def text_vectors(model: CLIPModel, words: PreTrainedTokenizerBase, sentences: li
 def balanced_accuracy(
     truth: np.ndarray, answer: np.ndarray, groups: np.ndarray, classes: int
 ) -> dict[str, float]:
-    """Mean recall of the classes with a 95 % interval over resampled groups, beside the majority class.
+    """Return mean recall of the classes with a 95 % interval over resampled groups, beside the majority class.
 
-    Rows of one group (a person) are drawn together, 1,000 times (percentile bootstrap). The majority class
-    has a recall of 1 once and 0 otherwise: its balanced accuracy is 1 / classes.
+    Rows of one group (a person) are drawn together, 1,000 times (percentile bootstrap). The
+    majority class has a recall of 1 once and 0 otherwise: its balanced accuracy is 1 / classes.
     """
     _, group = np.unique(groups, return_inverse=True)
     total = np.zeros((group.max() + 1, classes))
     right = np.zeros_like(total)
     np.add.at(total, (group, truth), 1)
     np.add.at(right, (group, truth), truth == answer)
-    weights = np.random.default_rng(0).multinomial(len(total), np.full(len(total), 1 / len(total)), size=1000)
+    weights = np.random.default_rng(0).multinomial(len(total), np.full(len(total), 1 / len(total)),
+                                                   size=1000)
     draws = (weights @ right / np.maximum(weights @ total, 1)).mean(axis=1)
     low, high = np.quantile(draws, [0.025, 0.975])
     recall = right.sum(0) / np.maximum(total.sum(0), 1)
@@ -67,7 +69,7 @@ def balanced_accuracy(
 
 
 def evaluate(model: CLIPModel, words: PreTrainedTokenizerBase, unseen: portraits.Portraits) -> dict:
-    """Zero-shot balanced accuracy of every field, and retrieval among people the model has not seen.
+    """Return zero-shot balanced accuracy of every field, and retrieval among people the model has not seen.
 
     Crops are centred and sharp, except for the field quality, whose crops are degraded.
     """
@@ -91,14 +93,15 @@ def evaluate(model: CLIPModel, words: PreTrainedTokenizerBase, unseen: portraits
 def retrieval(
     model: CLIPModel, words: PreTrainedTokenizerBase, unseen: portraits.Portraits, clear: np.ndarray
 ) -> dict:
-    """How often the own full caption is the nearest, or among the five nearest, for one image per person.
+    """Return how often the own full caption is the nearest, or among the five nearest, for one image per person.
 
     Equal captions count as one; chance is 1 or 5 in the number of different captions.
     """
     rows = np.unique(unseen.ids, return_index=True)[1][:GALLERY]
     said = np.ones((len(rows), len(vocabulary.FIELDS)), bool)
     said[:, -1] = False
-    captions = vocabulary.write(np.column_stack([unseen.codes[rows], np.zeros(len(rows), int)]), said)
+    captions = vocabulary.write(np.column_stack([unseen.codes[rows],
+                                                 np.zeros(len(rows), int)]), said)
     different = sorted(set(captions))
     likeness = clear[rows] @ text_vectors(model, words, different).T
     own = likeness[np.arange(len(rows)), [different.index(caption) for caption in captions]]
@@ -111,9 +114,8 @@ def retrieval(
     }
 
 
-def publish(
-    model: CLIPModel, words: PreTrainedTokenizerBase, unseen: portraits.Portraits, facts: dict, out: Path
-) -> dict:
+def publish(model: CLIPModel, words: PreTrainedTokenizerBase, unseen: portraits.Portraits,
+            facts: dict, out: Path) -> dict:
     """Write the checkpoint with its measurements to the folder `out`, whole or not at all.
 
     Measured is what is written: the weights after rounding to half precision, read back.
@@ -143,7 +145,7 @@ def publish(
 
 
 def write_weights(model: CLIPModel, folder: Path) -> None:
-    """`save_pretrained` in half precision, with a config that says float32.
+    """Return `save_pretrained` in half precision, with a config that says float32.
 
     So the file is small, while `from_pretrained` and `CLIPModel(config)` give a float32 model.
     """

@@ -39,11 +39,18 @@ class Portraits:
 
 
 def portraits(world: int, ids: range, frames: int, *, workers: int, folder: Path) -> Portraits:
-    """Crops of the people `ids` of a world, `frames` each; what `folder` holds is not rendered again."""
+    """Return crops of the people `ids` of a world, `frames` each.
+
+    What `folder` holds is not rendered again.
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    chunks = [range(first, min(first + CHUNK, ids.stop)) for first in range(ids.start, ids.stop, CHUNK)]
+    chunks = [
+        range(first, min(first + CHUNK, ids.stop)) for first in range(ids.start, ids.stop, CHUNK)
+    ]
     files = [folder / f"world{world}-{chunk.start}-{chunk.stop}-x{frames}.npz" for chunk in chunks]
-    missing = [(chunk, file) for chunk, file in zip(chunks, files, strict=True) if not file.exists()]
+    missing = [(chunk, file)
+               for chunk, file in zip(chunks, files, strict=True)
+               if not file.exists()]
     if not missing:
         return _read(files)
     with machine.pool(workers) as pool:
@@ -55,15 +62,19 @@ def portraits(world: int, ids: range, frames: int, *, workers: int, folder: Path
 
 def _read(files: list[Path]) -> Portraits:
     parts = [np.load(file) for file in files]
-    return Portraits(
-        *(np.concatenate([part[name] for part in parts]) for name in ("images", "codes", "angles", "ids"))
-    )
+    return Portraits(*(np.concatenate([part[name]
+                                       for part in parts])
+                       for name in ("images", "codes", "angles", "ids")))
 
 
 def look() -> str:
-    """Twelve hex digits of the code behind the portraits; kept ones of another look are not used."""
+    """Return twelve hex digits of the code behind the portraits.
+
+    Kept ones of another look are not used.
+    """
     here = Path(__file__).parent
-    names = ("people", "motion", "grid", "face", "features", "hair", "scenery", "render", "portraits")
+    names = ("people", "motion", "grid", "face", "features", "hair", "scenery", "render",
+             "portraits")
     code = b"".join((here / f"{name}.py").read_bytes() for name in names)
     return hashlib.sha256(code + repr(FIELDS).encode()).hexdigest()[:12]
 
@@ -73,14 +84,13 @@ def _render_chunk(world: int, ids: range, frames: int, file: Path) -> None:
     images, codes, angles = (np.stack(column) for column in zip(*rows, strict=True))
     handle, name = tempfile.mkstemp(dir=file.parent, suffix=".npz")
     with os.fdopen(handle, "wb") as stream:
-        np.savez(
-            stream, images=images, codes=codes, angles=angles, ids=np.repeat(np.array(ids, np.int32), frames)
-        )
+        np.savez(stream, images=images, codes=codes, angles=angles,
+                 ids=np.repeat(np.array(ids, np.int32), frames))
     os.replace(name, file)
 
 
 def _shots(person: people.Person, frames: int) -> list[tuple]:
-    """Crops, codes and angles of one person, through H.264 as a video would be (crf 18 to 28)."""
+    """Return crops, codes and angles of one person, through H.264 as a video would be (crf 18 to 28)."""
     rng = person.rng(77)
     poses = _poses(motion.performance(person, TRACK, seed=77), frames, rng)
     scene = render.Scene(person)
@@ -97,25 +107,28 @@ def _shots(person: people.Person, frames: int) -> list[tuple]:
 
 
 def _poses(track: list[motion.Pose], frames: int, rng: np.random.Generator) -> list[motion.Pose]:
-    """Frames of a track in order, drawn so that rare expressions and glances are as frequent as common ones.
+    """Return frames of a track in order, drawn so that rare expressions and glances are as frequent as common ones.
 
     Frames with closed eyes are left out: their glance cannot be seen.
     """
     track = [pose for pose in track if pose.blink < 0.4]
     kinds = [(motion.expression(pose), motion.gaze(pose)) for pose in track]
     odds = np.array([1 / kinds.count(kind) for kind in kinds])
-    return [track[at] for at in sorted(rng.choice(len(track), frames, replace=False, p=odds / odds.sum()))]
+    return [
+        track[at]
+        for at in sorted(rng.choice(len(track), frames, replace=False, p=odds / odds.sum()))
+    ]
 
 
 def _codes(person: people.Person, pose: motion.Pose) -> np.ndarray:
-    """The index of each field's value, without the quality, int8 (fields - 1,)."""
+    """Return the index of each field's value, without the quality, int8 (fields - 1,)."""
     seen = {"expression": motion.expression(pose), "gaze": motion.gaze(pose)}
     named = {name: seen.get(name, getattr(person, name, None)) for name in list(FIELDS)[:-1]}
     return np.array([FIELDS[name].index(value) for name, value in named.items()], np.int8)
 
 
 def recode(frames: np.ndarray, crf: int) -> np.ndarray:
-    """Frames uint8 (n, h, w, 3) after H.264 at a constant rate factor, in memory."""
+    """Return frames uint8 (n, h, w, 3) after H.264 at a constant rate factor, in memory."""
     stream = io.BytesIO()
     with av.open(stream, "w", format="mp4") as box:
         video = box.add_stream(
@@ -128,11 +141,12 @@ def recode(frames: np.ndarray, crf: int) -> np.ndarray:
         box.mux(video.encode())
     stream.seek(0)
     with av.open(stream) as box:
-        return np.stack([frame.to_ndarray(format="rgb24", threads=1) for frame in box.decode(video=0)])
+        return np.stack(
+            [frame.to_ndarray(format="rgb24", threads=1) for frame in box.decode(video=0)])
 
 
 def _crop(image: np.ndarray, landmarks: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """A crop of 72 whose middle 64 pixels are 1.3 x the box that dlib's detector would give, a little off."""
+    """Return a crop of 72 whose middle 64 pixels are 1.3 x the box that dlib's detector would give, a little off."""
     low, high = landmarks.min(axis=0), landmarks.max(axis=0)
     reach = high - low
     centre = low + reach * BOX_CENTRE + rng.normal(0, 0.03, 2) * reach[1]

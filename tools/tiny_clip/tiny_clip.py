@@ -10,14 +10,17 @@ SIZE, PATCH = 64, 8  # pixels
 STORED_DTYPE = torch.float16
 MEAN, STD = (0.5, 0.5, 0.5), (0.25, 0.25, 0.25)  # of RGB in [0, 1]
 WORDS = 48  # longest caption in tokens
-# Rows: light, red against green, blue against yellow; each of length one: DCT x colour is orthonormal.
+# Rows: light, red against green, blue against yellow; each of length one: DCT x colour is
+# orthonormal.
 OPPONENT = np.array([[1, 1, 1], [1, -1, 0], [-0.5, -0.5, 1]]) / np.sqrt([[3], [2], [1.5]])
 
 
-def build(vocabulary: int, specials: dict[str, int], *, width: int = 192, depth: int = 6) -> CLIPModel:
-    """An untrained CLIPModel of 64 x 64 pixels in patches of 8 (about 3.4 M parameters at the default size).
+def build(vocabulary: int, specials: dict[str, int], *, width: int = 192,
+          depth: int = 6) -> CLIPModel:
+    """Return an untrained CLIPModel of 64 x 64 pixels in patches of 8 (about 3.4 M parameters at the default size).
 
-    `specials` holds the token ids `bos`, `eos`, `pad`. `width` must be a multiple of 64, 192 or more.
+    `specials` holds the token ids `bos`, `eos`, `pad`. `width` must be a multiple of 64, 192 or
+    more.
     """
     text = dict(
         vocab_size=vocabulary,
@@ -44,7 +47,7 @@ def build(vocabulary: int, specials: dict[str, int], *, width: int = 192, depth:
 
 
 def dct(n: int) -> np.ndarray:
-    """Orthonormal DCT-II basis, one row per frequency, shape (n, n)."""
+    """Return orthonormal DCT-II basis, one row per frequency, shape (n, n)."""
     frequency, position = np.arange(n)[:, None], np.arange(n)[None]
     basis = np.cos(np.pi * (position + 0.5) * frequency / n) * np.sqrt(2 / n)
     basis[0] /= np.sqrt(2)
@@ -52,24 +55,25 @@ def dct(n: int) -> np.ndarray:
 
 
 def whitened_patches(images: np.ndarray) -> np.ndarray:
-    """Patch filters that see every frequency and colour at unit variance on `images` uint8 (n, 64, 64, 3).
+    """Return patch filters that see every frequency and colour at unit variance on `images` uint8 (n, 64, 64, 3).
 
-    A DCT x opponent-colour basis, each filter divided by its standard deviation: fine traces reach the first
-    block as strongly as the slow shades that carry most of a photo's variance. Shape (192, 3, 8, 8).
+    A DCT x opponent-colour basis, each filter divided by its standard deviation: fine traces reach
+    the first block as strongly as the slow shades that carry most of a photo's variance. Shape
+    (192, 3, 8, 8).
     """
     waves = dct(PATCH)
     basis = np.einsum("ux,vy,kc->uvkcxy", waves, waves, OPPONENT).reshape(-1, 3 * PATCH * PATCH)
     scaled = (images.astype(np.float32) / 255 - np.array(MEAN)) / np.array(STD)
     n, grid = len(images), SIZE // PATCH
-    patches = (
-        scaled.reshape(n, grid, PATCH, grid, PATCH, 3).transpose(0, 1, 3, 5, 2, 4).reshape(-1, basis.shape[1])
-    )
-    deviation = (patches @ basis.T).std(axis=0) + 1e-3  # the floor keeps empty colours from blowing up
+    patches = (scaled.reshape(n, grid, PATCH, grid, PATCH,
+                              3).transpose(0, 1, 3, 5, 2, 4).reshape(-1, basis.shape[1]))
+    deviation = (patches @ basis.T).std(
+        axis=0) + 1e-3  # the floor keeps empty colours from blowing up
     return (basis / deviation[:, None]).reshape(-1, 3, PATCH, PATCH).astype(np.float32)
 
 
 def sine_positions(width: int) -> np.ndarray:
-    """2-D sine-cosine position codes of the patches after a zero row for the class token, (1 + 64, width)."""
+    """Return 2-D sine-cosine position codes of the patches after a zero row for the class token, (1 + 64, width)."""
     grid = SIZE // PATCH
     frequency = 1 / 100 ** (np.arange(width // 4) / (width // 4))
     rows, columns = np.divmod(np.arange(grid * grid), grid)
@@ -91,8 +95,8 @@ def start(model: CLIPModel, images: np.ndarray) -> None:
 class Heads(nn.Module):
     """Linear heads on the pooled image vector, thrown away after pre-training.
 
-    They teach the tower what captions say in few words only: one classifier per field and one regression
-    of blur, noise, compression and pose.
+    They teach the tower what captions say in few words only: one classifier per field and one
+    regression of blur, noise, compression and pose.
     """
 
     def __init__(self, width: int, classes: dict[str, int], measures: int):
@@ -101,18 +105,20 @@ class Heads(nn.Module):
         self.measures = nn.Linear(width, measures)
 
     def forward(self, pooled: torch.Tensor, codes: torch.Tensor, measures: torch.Tensor) -> tuple:
-        """Mean cross-entropy over attributes, and mean squared error of the measures.
+        """Return mean cross-entropy over attributes, and mean squared error of the measures.
 
-        Shapes: pooled (n, width), codes int (n, attributes), measures (n, measures) in units of about one.
+        Shapes: pooled (n, width), codes int (n, attributes), measures (n, measures) in units of
+        about one.
         """
         named = [
-            functional.cross_entropy(head(pooled), codes[:, i]) for i, head in enumerate(self.attributes)
+            functional.cross_entropy(head(pooled), codes[:, i])
+            for i, head in enumerate(self.attributes)
         ]
         return torch.stack(named).mean(), functional.mse_loss(self.measures(pooled), measures)
 
 
 def encode(model: CLIPModel, pixels: torch.Tensor, tokens: torch.Tensor) -> tuple:
-    """Pooled image vectors (n, width), unit image and unit text vectors (n, 128)."""
+    """Return pooled image vectors (n, width), unit image and unit text vectors (n, 128)."""
     pooled = model.vision_model(pixel_values=pixels).pooler_output
     written = model.text_model(input_ids=tokens).pooler_output
     image, text = model.visual_projection(pooled), model.text_projection(written)
@@ -122,11 +128,11 @@ def encode(model: CLIPModel, pixels: torch.Tensor, tokens: torch.Tensor) -> tupl
 def contrastive(
     image: torch.Tensor, text: torch.Tensor, scale: torch.Tensor, fits: torch.Tensor
 ) -> torch.Tensor:
-    """Symmetric cross-entropy of CLIP, with every caption that is true of an image counted as its own.
+    """Return symmetric cross-entropy of CLIP, with every caption that is true of an image counted as its own.
 
-    `fits` (n, n) is true where caption j holds for image i; its diagonal is true. With the identity matrix
-    this is the loss of Radford et al. (2021); several positives share the target evenly (UniCL, Yang et al.,
-    2022).
+    `fits` (n, n) is true where caption j holds for image i; its diagonal is true. With the identity
+    matrix this is the loss of Radford et al. (2021); several positives share the target evenly
+    (UniCL, Yang et al., 2022).
     """
     logits = image @ text.T * scale.exp().clamp(max=100)
     target = fits.float()
@@ -136,6 +142,8 @@ def contrastive(
 
 
 def pixels(images: np.ndarray) -> torch.Tensor:
-    """uint8 (n, 64, 64, 3) as normalised float32 (n, 3, 64, 64)."""
+    """Return uint8 (n, 64, 64, 3) as normalised float32 (n, 3, 64, 64)."""
     scaled = torch.from_numpy(np.ascontiguousarray(images)).permute(0, 3, 1, 2).float().div_(255)
-    return scaled.sub_(torch.tensor(MEAN)[:, None, None]).div_(torch.tensor(STD)[:, None, None]).contiguous()
+    return scaled.sub_(torch.tensor(MEAN)[:, None,
+                                          None]).div_(torch.tensor(STD)[:, None,
+                                                                        None]).contiguous()

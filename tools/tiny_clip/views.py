@@ -11,13 +11,15 @@ QUALITY_ODDS = (0.4, 0.2, 0.2, 0.2)  # of FIELDS["quality"]: sharp, blurry, nois
 MEASURES = 6  # blur, noise, compression, yaw, pitch, roll
 
 
-def show(kept: Portraits, rows: np.ndarray, rng: np.random.Generator, *, still: bool = False) -> tuple:
-    """The crops of `rows` as the network sees them: shifted, perhaps mirrored, relit, of a drawn quality.
+def show(kept: Portraits, rows: np.ndarray, rng: np.random.Generator, *,
+         still: bool = False) -> tuple:
+    """Return the crops of `rows` as the network sees them: shifted, perhaps mirrored, relit, of a drawn quality.
 
-    Returns images uint8 (n, 64, 64, 3), codes (n, fields) with the quality last, measures float32 (n, 6).
-    `still` leaves out shift, mirror and light, as in an evaluation.
+    Returns images uint8 (n, 64, 64, 3), codes (n, fields) with the quality last, measures float32
+    (n, 6). `still` leaves out shift, mirror and light, as in an evaluation.
     """
-    images, codes, angles = kept.images[rows], kept.codes[rows].astype(np.int64), kept.angles[rows].copy()
+    images, codes, angles = kept.images[rows], kept.codes[rows].astype(
+        np.int64), kept.angles[rows].copy()
     quality = rng.choice(len(QUALITY_ODDS), len(rows), p=QUALITY_ODDS)
     corners = np.full((len(rows), 2), (STORED - SIZE) // 2)
     if not still:
@@ -27,12 +29,13 @@ def show(kept: Portraits, rows: np.ndarray, rng: np.random.Generator, *, still: 
     amounts = np.zeros((len(rows), 3), np.float32)
     for i, (image, (y, x)) in enumerate(zip(images, corners, strict=True)):
         window = image[y : y + SIZE, x : x + SIZE]
-        shown[i], amounts[i] = degrade(window if still else _relight(window, rng), int(quality[i]), rng)
+        shown[i], amounts[i] = degrade(window if still else _relight(window, rng), int(quality[i]),
+                                       rng)
     return shown, np.column_stack([codes, quality]), np.concatenate([amounts, angles], axis=1)
 
 
 def _mirror(images: np.ndarray, codes: np.ndarray, angles: np.ndarray, which: np.ndarray) -> tuple:
-    """Mirror some crops; left and right gaze, yaw and roll change with them."""
+    """Return mirror some crops; left and right gaze, yaw and roll change with them."""
     images[which] = images[which, :, ::-1]
     gaze = list(FIELDS).index("gaze")
     swapped = np.array(
@@ -44,17 +47,18 @@ def _mirror(images: np.ndarray, codes: np.ndarray, angles: np.ndarray, which: np
 
 
 def _relight(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """A little brighter or darker, with more or less contrast, through a table of the 256 grey levels."""
+    """Return a little brighter or darker, with more or less contrast, through a table of the 256 grey levels."""
     contrast, light = rng.uniform(0.85, 1.15), rng.uniform(-18, 18)
     table = (np.arange(256) - 128) * contrast + 128 + light
     return cv2.LUT(np.ascontiguousarray(image), table.clip(0, 255).astype(np.uint8))
 
 
-def degrade(image: np.ndarray, quality: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """A crop uint8 (h, w, 3) of one quality, and the amounts of blur, noise and compression, each 0 to 1.
+def degrade(image: np.ndarray, quality: int,
+            rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """Return a crop uint8 (h, w, 3) of one quality, and the amounts of blur, noise and compression, each 0 to 1.
 
-    Blur: a Gaussian of 0.5 to 2.5 pixels. Noise: a deviation of 4 to 25 grey levels. Compression: JPEG of
-    quality 5 to 31. Weak forms are as common as strong ones.
+    Blur: a Gaussian of 0.5 to 2.5 pixels. Noise: a deviation of 4 to 25 grey levels. Compression:
+    JPEG of quality 5 to 31. Weak forms are as common as strong ones.
     """
     amounts, strength = np.zeros(3, np.float32), rng.random()
     if FIELDS["quality"][quality] == "blurry":
@@ -67,6 +71,7 @@ def degrade(image: np.ndarray, quality: int, rng: np.random.Generator) -> tuple[
     elif FIELDS["quality"][quality] == "compressed":
         amounts[2] = 1 - 0.75 * strength
         quality_factor = round(40 - 35 * float(amounts[2]))
-        _, packed = cv2.imencode(".jpg", image[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, quality_factor])
+        _, packed = cv2.imencode(".jpg", image[..., ::-1],
+                                 [cv2.IMWRITE_JPEG_QUALITY, quality_factor])
         image = cv2.imdecode(packed, cv2.IMREAD_COLOR)[..., ::-1]
     return image, amounts

@@ -28,7 +28,7 @@ SPECIALS = ("<|pad|>", "<|unknown|>", "<|startoftext|>", "<|endoftext|>")
 
 
 def describe(values: dict) -> str:
-    """A caption that says the given values of FIELDS and nothing else, in the words of `people.caption`.
+    """Return a caption that says the given values of FIELDS and nothing else, in the words of `people.caption`.
 
     A field that is absent is not mentioned; False is said in words ("no glasses").
     """
@@ -41,7 +41,9 @@ def describe(values: dict) -> str:
         if name in values:
             things.append(OWNED[name] if values[name] else f"no {name}")
     listed = " and ".join(filter(None, [", ".join(things[:-1]), *things[-1:]]))
-    ends = [_mood(values.get("expression")), f"looking {values['gaze']}" if "gaze" in values else ""]
+    ends = [
+        _mood(values.get("expression")), f"looking {values['gaze']}" if "gaze" in values else ""
+    ]
     head = f"{photo} of {article} {noun}" + (f" with {listed}" if listed else "")
     return ", ".join(filter(None, [head, *ends, values.get("place")]))
 
@@ -51,8 +53,14 @@ def _mood(expression: str | None) -> str | None:
 
 
 def values(codes: np.ndarray, said: np.ndarray | None = None) -> dict:
-    """The fields of one row of codes (one index per FIELDS entry); only those marked in `said`, if given."""
-    named = {name: choices[code] for (name, choices), code in zip(FIELDS.items(), codes, strict=True)}
+    """Return the fields of one row of codes (one index per FIELDS entry).
+
+    Only those marked in `said`, if given.
+    """
+    named = {
+        name: choices[code]
+        for (name, choices), code in zip(FIELDS.items(), codes, strict=True)
+    }
     return (
         named
         if said is None
@@ -61,10 +69,10 @@ def values(codes: np.ndarray, said: np.ndarray | None = None) -> dict:
 
 
 def write(codes: np.ndarray, said: np.ndarray) -> list[str]:
-    """Captions of codes (n, fields), each saying the fields marked in `said` (n, fields).
+    """Return captions of codes (n, fields), each saying the fields marked in `said` (n, fields).
 
-    A caption that says everything but perhaps the quality is a full one: like `people.caption`, it passes
-    over the glasses and the beard that are not there.
+    A caption that says everything but perhaps the quality is a full one: like `people.caption`, it
+    passes over the glasses and the beard that are not there.
     """
     full = said[:, :-1].all(axis=1)
     mentioned = [values(row, mask) for row, mask in zip(codes, said, strict=True)]
@@ -75,10 +83,10 @@ def write(codes: np.ndarray, said: np.ndarray) -> list[str]:
 
 
 def choose_said(n: int, rng: np.random.Generator) -> np.ndarray:
-    """Which fields n captions mention, bool (n, fields): half of them say all, half say about three of ten.
+    """Return which fields n captions mention, bool (n, fields): half of them say all, half say about three of ten.
 
-    Captions in part let the text tower learn one word at a time; full ones alone left it deaf to glasses and
-    beard for most of a training. The quality is said in half of all captions.
+    Captions in part let the text tower learn one word at a time; full ones alone left it deaf to
+    glasses and beard for most of a training. The quality is said in half of all captions.
     """
     said = rng.random((n, len(FIELDS))) < 0.25
     said[rng.random(n) < 0.5, :-1] = True
@@ -89,28 +97,30 @@ def choose_said(n: int, rng: np.random.Generator) -> np.ndarray:
 
 
 def fits(codes: np.ndarray, said: np.ndarray) -> np.ndarray:
-    """Bool (n, n): does caption j, which says `said[j]` of `codes[j]`, hold for image i?"""
+    """Return bool (n, n): does caption j, which says `said[j]` of `codes[j]`, hold for image i?"""
     equal = codes[:, None] == codes[None]  # (image, caption, field)
     return (equal | ~said[None]).all(axis=-1)
 
 
 def prompts(field: str) -> list[str]:
-    """One zero-shot prompt per value of a field: "a photo of a person with red hair"."""
+    """Return one zero-shot prompt per value of a field: "a photo of a person with red hair"."""
     return [describe({field: value}) for value in FIELDS[field]]
 
 
 def sentences() -> list[str]:
-    """Captions in which every value of every field is said, for the tokenizer: each pair of values once."""
+    """Return captions in which every value of every field is said, for the tokenizer: each pair of values once."""
     pairs = itertools.combinations(FIELDS.items(), 2)
     both = [{a: x, b: y} for (a, first), (b, second) in pairs for x in first for y in second]
     return [describe(each) for each in both]
 
 
 def tokenizer() -> PreTrainedTokenizerFast:
-    """A byte-pair tokenizer trained on the captions; any lower-case English text can be spelt with it.
+    """Return a byte-pair tokenizer trained on the captions.
 
-    Text is lower-cased and stripped of accents; ids 0-3 are pad, unknown, start and end. Every word of the
-    captions becomes one token, and letters and digits remain for words it has not met.
+    Any lower-case English text can be spelt with it.
+
+    Text is lower-cased and stripped of accents; ids 0-3 are pad, unknown, start and end. Every word
+    of the captions becomes one token, and letters and digits remain for words it has not met.
     """
     core = Tokenizer(models.BPE(unk_token=SPECIALS[1], end_of_word_suffix="</w>"))
     core.normalizer = normalizers.Sequence(
@@ -121,7 +131,8 @@ def tokenizer() -> PreTrainedTokenizerFast:
     )
     core.decoder = decoders.BPEDecoder(suffix="</w>")
     marks = "abcdefghijklmnopqrstuvwxyz0123456789.,;:!?'\"()-/&"
-    letters = [" ".join(marks), " ".join(f"{mark}{mark}" for mark in marks)]  # alone and inside a word
+    letters = [" ".join(marks),
+               " ".join(f"{mark}{mark}" for mark in marks)]  # alone and inside a word
     trainer = trainers.BpeTrainer(
         vocab_size=640,
         min_frequency=1,
@@ -133,8 +144,8 @@ def tokenizer() -> PreTrainedTokenizerFast:
     core.train_from_iterator([*sentences(), *letters], trainer)
     first, last = core.token_to_id(SPECIALS[2]), core.token_to_id(SPECIALS[3])
     core.post_processor = processors.TemplateProcessing(
-        single=f"{SPECIALS[2]} $A {SPECIALS[3]}", special_tokens=[(SPECIALS[2], first), (SPECIALS[3], last)]
-    )
+        single=f"{SPECIALS[2]} $A {SPECIALS[3]}", special_tokens=[(SPECIALS[2], first),
+                                                                  (SPECIALS[3], last)])
     return PreTrainedTokenizerFast(
         tokenizer_object=core,
         pad_token=SPECIALS[0],
