@@ -49,7 +49,7 @@ class Experiment:
 
     @cached_property
     def clip(self) -> clips.Clip:
-        return clips.load(self.profile.clip)
+        return clips.load(self.profile.clip, precision=self.profile.precision)
 
     @cached_property
     def known(self) -> dict[str, dict]:
@@ -168,7 +168,7 @@ def across(
     """
     if not profile.test_corpora:
         return pd.DataFrame()
-    clip, found = clips.load(profile.clip), []
+    clip, found = clips.load(profile.clip, precision=profile.precision), []
     fitted = {name: detectors.load(result.folder, clip) for name, result in finished.items()}
     for tested, view in others(profile, progress=progress):
         for model, detector in fitted.items():

@@ -17,7 +17,7 @@ from dfnb import UserError
 ROOT = Path(__file__).resolve().parent.parent  # the repository, where the package is not installed apart from it
 
 
-def of_clone(name: str) -> Path:
+def repository_folder(name: str) -> Path:
     """A folder of the repository that does not come with an installed package; UserError where it is not there."""
     if not (ROOT / name).is_dir():
         raise UserError(f"there is no folder {name}/ in {ROOT}: this command needs a clone of the repository, whose "
@@ -120,7 +120,7 @@ def _sync(path: Path) -> None:
 _whole: set[tuple] = set()  # files whose digest this process has checked, as they were then
 
 
-def kept(path: Path, shape: tuple[int, ...], build: Callable[[np.ndarray], None]) -> np.ndarray:
+def cached_array(path: Path, shape: tuple[int, ...], build: Callable[[np.ndarray], None]) -> np.ndarray:
     """The float32 array at `path`, memory-mapped read-only; `build` fills it when it is missing or damaged.
 
     The file is a plain .npy followed by the SHA-256 of all before it, so one replacement publishes both and

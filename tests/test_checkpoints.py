@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 import dfnb.models.clip
 from dfnb import UserError
 from dfnb.data.crops import CropView
-from dfnb.models import checkpoints, device
+from dfnb.models import checkpoints
 
 SHAPES = {  # width, heads, MLP, patch, pixels, joint space, width and heads of the text tower: OpenAI's own
     "B/32": (768, 12, 3072, 32, 224, 512, 512, 8),
@@ -47,7 +47,6 @@ def make(folder, shape, layers=1):
 @pytest.fixture
 def cache(tmp_path, monkeypatch):
     monkeypatch.setenv("DFNB_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(dfnb.models.clip, "WIDE", 10**6)  # float32, whatever this machine is good at
 
 
 @pytest.fixture(scope="module")
@@ -206,48 +205,17 @@ def test_openai_s_names_are_pinned_and_what_is_nowhere_says_where_it_was_looked_
 
 
 # ------------------------------------------------------------------- half precision and too little memory
-@pytest.fixture
-def measured(monkeypatch):
-    """A CPU that is twice as fast in bfloat16; how often it was measured."""
-    calls = []
-    monkeypatch.setattr(dfnb.models.clip, "WIDE", 32)
-    monkeypatch.setattr(device, "_seconds", lambda run: calls.append(run) or {"float32": 2.0, "bfloat16": 1.0})
-    monkeypatch.setattr(device, "used", set())
-    return calls
-
-
-def test_bfloat16_is_taken_where_it_was_measured_to_be_faster_and_stays_so(clip, cued, measured, monkeypatch):
-    monkeypatch.setattr(dfnb.models.clip, "WIDE", 10**6)
+def test_the_precision_is_as_asked_and_recorded(clip, cued, monkeypatch):
+    monkeypatch.setattr("dfnb.models.clip.PRECISIONS", used := set())
     full = clip.image_features(cued[0])
-    assert measured == [] and device.used == {"float32"}  # a narrow tower is not even measured
-    monkeypatch.setattr(dfnb.models.clip, "WIDE", 32)
-    half = dfnb.models.clip.load(str(clip.folder), device="cpu")
+    assert used == {"float32"}  # the default on a CPU
+    half = dfnb.models.clip.load(str(clip.folder), device="cpu", precision="bfloat16")
     features = half.image_features(cued[0])
-    assert len(measured) == 1 and device.used == {"float32", "bfloat16"}
+    assert used == {"float32", "bfloat16"}
     np.testing.assert_allclose(features, full, atol=0.03)
-    assert not np.array_equal(features, full)  # and neither has taken the other's from the cache
-    np.testing.assert_array_equal(dfnb.models.clip.load(str(clip.folder), device="cpu").image_features(cued[0]), features)
-    monkeypatch.setattr(device, "_seconds", lambda run: {"float32": 1.0, "bfloat16": 2.0})
-    assert dfnb.models.clip.load(str(clip.folder), device="cpu").halves  # the first answer holds
+    assert not np.array_equal(features, full)  # neither has taken the other's from the cache
     assert half.precision().__dict__.get("_enabled") is False  # what is trained stays float32
-
-
-@pytest.mark.parametrize(("half", "taken"), [(0.5, True), (0.76, True), (0.78, False), (1.0, False), (3.0, False)])
-def test_a_small_gain_is_none(half, taken, tmp_path, monkeypatch):
-    monkeypatch.setenv("DFNB_CACHE", str(tmp_path))
-    monkeypatch.setattr(device, "_seconds", lambda run: {"float32": 1.0, "bfloat16": half})
-    assert device.prefers_half(lambda: None, "x") is taken
-
-
-def test_the_benchmark_runs_both_ways_and_is_kept(tmp_path, monkeypatch):
-    monkeypatch.setenv("DFNB_CACHE", str(tmp_path))
-    seen, weight = [], torch.ones(8, 8)
-    answer = device.prefers_half(lambda: seen.append((weight @ weight).dtype), "8 x 8")
-    assert seen == [torch.float32] + [torch.float32, torch.bfloat16] * device.ROUNDS
-    (path,) = (tmp_path / "hardware").iterdir()
-    told = json.loads(path.read_text())
-    assert told["bfloat16"] is answer and min(told["seconds"].values()) > 0
-    device.prefers_half(lambda: pytest.fail("measured again"), "8 x 8")
+    assert half.untrained(0).halves and not clip.untrained(0).halves
 
 
 def small(limit, real):

@@ -142,7 +142,7 @@ def test_an_interrupted_build_leaves_nothing(tmp_path):
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        files.kept(tmp_path / "x.npy", (3, 2), build)
+        files.cached_array(tmp_path / "x.npy", (3, 2), build)
     assert list(tmp_path.iterdir()) == []
 
 

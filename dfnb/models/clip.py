@@ -16,8 +16,7 @@ from tqdm import tqdm
 
 from dfnb import UserError, files
 from dfnb.models import checkpoints
-from dfnb.models import device as hardware
-from dfnb.models.device import Pieces
+from dfnb.models.device import PRECISIONS, Pieces
 from dfnb.models.encoder import enter, leave, trace
 from dfnb.models.resize import resize
 
@@ -26,19 +25,19 @@ transformers.utils.logging.disable_progress_bar()
 
 KINDS = ("projected", "pooled")
 TOKENS, GPU_TOKENS = 2**11, 2**14  # in one forward pass without gradients; larger arrays cost a CPU a fifth of its speed
-WIDE = 512  # width from which bfloat16 is tried on a CPU; a narrower tower needs seconds for a whole corpus anyway
 HELD = 2**30  # bytes of crops kept in memory by a reader without a GPU; beyond it they are read batch by batch
 PREFIX_LIMIT = 4 * 2**30  # bytes of one prefix array; beyond it the frozen blocks are computed anew
 
 Reader = Callable[..., torch.Tensor]  # (rows, flip=None) -> what a model eats, (n, ...)
 
 
-def load(name: str = "tiny", *, device: str | None = None) -> "Clip":
+def load(name: str = "tiny", *, device: str | None = None,
+         precision: str | None = None) -> "Clip":
     """The CLIP called `name`: "tiny", a folder of `save_pretrained`, or a hub name `owner/name[@revision]`.
 
     Weights are read from safetensors only, as float32; no code of the checkpoint runs. A hub name is looked
-    up in the local cache first; OpenAI's are pinned (`checkpoints.REVISIONS`). `device` is chosen by itself: a
-    GPU where there is one.
+    up in the local cache first; OpenAI's are pinned (`checkpoints.REVISIONS`). By default `device` is a
+    GPU where there is one, and `precision` of what is frozen float32 on a CPU and bfloat16 on a GPU.
     """
     folder = checkpoints.find(str(name))
     preprocessing = checkpoints.preprocessing(folder, name)
@@ -56,7 +55,7 @@ def load(name: str = "tiny", *, device: str | None = None) -> "Clip":
             f"{kind}: {', '.join(sorted(map(str, keys)))}" for kind, keys in wrong.items() if keys
         )
         raise UserError(f"the keys of the CLIP checkpoint {name} are not those of a CLIPModel, {listed}")
-    return Clip(str(name), model, preprocessing, folder, device)
+    return Clip(str(name), model, preprocessing, folder, device, precision)
 
 
 class Clip:
@@ -65,9 +64,12 @@ class Clip:
     `size`: input pixels; `tokens`: patches + 1; `width`, `layers`: of the image tower; `text_width`; `dim`: joint space.
     """
 
-    def __init__(self, name: str, model, preprocessing: dict, folder: Path | None, device: str | None = None):
+    def __init__(self, name: str, model, preprocessing: dict, folder: Path | None,
+                 device: str | None = None, precision: str | None = None):
         self.name, self.folder, self.preprocessing = name, folder, preprocessing
         self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        default = "bfloat16" if self.device.type == "cuda" else "float32"
+        self.halves = (precision or default) == "bfloat16"
         self.model = model.float().eval().requires_grad_(False).to(self.device)
         vision = model.config.vision_config
         self.size, self.width, self.layers = vision.image_size, vision.hidden_size, vision.num_hidden_layers
@@ -102,7 +104,8 @@ class Clip:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             model = transformers.CLIPModel(copy.deepcopy(self.model.config))
-        return Clip(f"{self.name}, untrained", model, self.preprocessing, self.folder, str(self.device))
+        return Clip(f"{self.name}, untrained", model, self.preprocessing, self.folder, str(self.device),
+                    "bfloat16" if self.halves else "float32")
 
     def pixels(self, images: np.ndarray | torch.Tensor) -> torch.Tensor:
         """uint8 (n, h, w, 3) to float (n, 3, size, size), normalised by the checkpoint's mean and std."""
@@ -120,22 +123,14 @@ class Clip:
         return Pieces((GPU_TOKENS if self.device.type == "cuda" else TOKENS) // self.tokens)
 
     def precision(self) -> torch.autocast:
-        """bfloat16 on a GPU, float32 elsewhere: for what is trained."""
-        return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.device.type == "cuda")
+        """Return the autocast of what is trained: bfloat16 on a GPU with that precision."""
+        half = self.halves and self.device.type == "cuda"
+        return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=half)
 
     def frozen_precision(self) -> torch.autocast:
-        """bfloat16 on a GPU and on a CPU that is faster with it, float32 elsewhere: for what is not trained."""
-        hardware.used.add("bfloat16" if self.halves else "float32")
+        """Return the autocast of what is frozen, and note it for the run's record."""
+        PRECISIONS.add("bfloat16" if self.halves else "float32")
         return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.halves)
-
-    @functools.cached_property
-    def halves(self) -> bool:
-        """Whether the frozen tower is computed in bfloat16; on a CPU measured once, on the first block."""
-        if self.device.type == "cuda" or self.width < WIDE:
-            return self.device.type == "cuda"
-        hidden = torch.zeros(2, self.tokens, self.width)
-        first = self.model.vision_model.encoder.layers[0]
-        return hardware.prefers_half(lambda: first(hidden, None), f"{self.tokens} x {self.width}")
 
     @torch.inference_mode()
     def tower(self, pixels: torch.Tensor) -> torch.Tensor:
@@ -226,7 +221,7 @@ class Clip:
 
         kind += "-bfloat16" if self.halves else ""
         path = files.cache() / "features" / self.fingerprint / f"{view.fingerprint}-{kind}.npy"
-        return files.kept(path, (len(view), *shape), build)
+        return files.cached_array(path, (len(view), *shape), build)
 
     @torch.inference_mode()
     def text_features(self, prompts: list[str]) -> np.ndarray:

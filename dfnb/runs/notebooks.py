@@ -13,7 +13,7 @@ KERNELSPEC = {"display_name": "Python 3", "language": "python", "name": "python3
 
 def folder() -> Path:
     """Folder of the notebooks (`DFNB_NOTEBOOKS`, else `notebooks/` in the repository)."""
-    return Path(os.environ.get("DFNB_NOTEBOOKS") or files.of_clone("notebooks"))
+    return Path(os.environ.get("DFNB_NOTEBOOKS") or files.repository_folder("notebooks"))
 
 
 def code_cells(notebook: Path) -> list[tuple[str, list[str]]]:

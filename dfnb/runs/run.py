@@ -174,8 +174,8 @@ def device() -> str:
 
 def precision() -> list[str]:
     """In what the frozen CLIP was computed by this process, where it was: features from the cache count not."""
-    hardware = sys.modules.get("dfnb.models.device")
-    return sorted(hardware.used) if hardware else []
+    device = sys.modules.get("dfnb.models.device")  # not loaded where no CLIP was computed
+    return sorted(device.PRECISIONS) if device else []
 
 
 def peak_memory() -> float:
