@@ -125,7 +125,7 @@ def test_a_grid_has_a_cell_for_every_combination_without_repetitions(home):
 
 def test_the_name_of_a_run_is_fixed_by_its_parameters(home):
     assert [cell.folder.name for cell in cells()] == NAMES
-    declare(home, other={"notebook": "03_tiny", "cells": [{"dropout": 0, "rank": 4, "repeats": 1}]})
+    declare(home, other={"notebook": "03_tiny", "combinations": [{"dropout": 0, "rank": 4, "repeats": 1}]})
     assert [cell.folder.name for cell in cells()] == NAMES[:1]
 
 
@@ -152,12 +152,12 @@ def test_the_demo_has_the_grid_of_the_study_and_three_seeds_of_every_factor():
 @pytest.mark.parametrize(("sweep", "sentence"), [
     ({"grid": {"rnak": [1]}}, r"has no parameter 'rnak' \(params/tiny.yaml, sweeps.grid\)"),
     ({"grid": {"rank": [1, "two"]}}, r"rank must be an integer, got 'two' \(params/tiny.yaml, sweeps.grid\)"),
-    ({"cells": [{"profile": "demo"}]}, "runs under its own profile"),
+    ({"combinations": [{"profile": "demo"}]}, "runs under its own profile"),
     ({"grid": {"rank": [1]}, "base": {"rank": 2}}, "sweeps.grid is .*, but rank is in the base and in the grid"),
-    ({"grid": {"rank": [1]}, "cells": [{}]}, "has one of grid, cells and one_at_a_time, not grid and cells"),
-    ({}, "has one of grid, cells and one_at_a_time, not none"),
+    ({"grid": {"rank": [1]}, "combinations": [{}]}, "has one of grid, combinations and one_at_a_time, not grid and combinations"),
+    ({}, "has one of grid, combinations and one_at_a_time, not none"),
     ({"grid": {"rank": []}}, "sweeps.grid.grid.rank is .*at least 1 item"),
-    ({"cells": [{}], "notebook": "09_absent"}, "there is no chapter '09_absent'"),
+    ({"combinations": [{}], "notebook": "09_absent"}, "there is no chapter '09_absent'"),
 ])
 def test_a_mistake_in_a_sweep_is_a_sentence_before_anything_runs(home, sweep, sentence):
     declare(home, grid={"notebook": "03_tiny"} | sweep)
@@ -289,7 +289,7 @@ def test_a_failed_run_stops_no_other_and_says_its_class(home, capsys):
 @pytest.mark.slow
 def test_failed_runs_are_repeated_when_asked_and_a_slow_one_is_stopped(home):
     write(home, f"if not os.path.exists('{home}/go'):\n    time.sleep(60)")
-    declare(home, slow={"notebook": "03_tiny", "cells": [{"rank": 4}], "timeout": 3, "retries": 0})
+    declare(home, slow={"notebook": "03_tiny", "combinations": [{"rank": 4}], "timeout": 3, "retries": 0})
     assert [row["why"] for row in sweeps.run("tiny", executor=threads())][0].startswith("timeout: it took longer")
     (home / "go").touch()
     assert sweeps.run("tiny", executor=threads())[0]["state"] == "failed"
@@ -301,7 +301,7 @@ def test_failed_runs_are_repeated_when_asked_and_a_slow_one_is_stopped(home):
 def test_a_full_disk_ends_the_sweep_with_a_sentence_and_spoils_nothing(home, monkeypatch):
     sweeps.run("tiny", executor=threads())
     before = {path: path.read_bytes() for path in (home / "runs").rglob("*") if path.is_file()}
-    declare(home, grid=GRID, more={"notebook": "03_tiny", "cells": [{"rank": 8}, {"rank": 9}], "seeds": [0, 1]})
+    declare(home, grid=GRID, more={"notebook": "03_tiny", "combinations": [{"rank": 8}, {"rank": 9}], "seeds": [0, 1]})
     atomic = files.atomic
 
     def full(path):
@@ -322,7 +322,7 @@ def test_a_full_disk_ends_the_sweep_with_a_sentence_and_spoils_nothing(home, mon
 
 @pytest.mark.slow
 def test_a_kernel_without_disk_space_is_told_as_such(home):
-    declare(home, full={"notebook": "03_tiny", "cells": [{"fault": "full"}, {"rank": 9}]})
+    declare(home, full={"notebook": "03_tiny", "combinations": [{"fault": "full"}, {"rank": 9}]})
     with pytest.raises(sweeps.SweepFailed, match="03_tiny failed: no space is left on the device"):
         sweeps.run("tiny", executor=threads(), workers=1)
     assert states() == ["failed", "missing"]

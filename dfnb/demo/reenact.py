@@ -14,7 +14,8 @@ from dataclasses import dataclass, replace
 import cv2
 import numpy as np
 
-from dfnb.demo.render import LANDMARKS, Pose, Rendered, Scene
+from dfnb.demo.motion import Pose
+from dfnb.demo.render import LANDMARKS, Rendered, Scene
 from dfnb.demo.swap import at_least_zero, blend, coarse, feathered, share
 
 

@@ -1,6 +1,8 @@
-"""The detectors of the study: `DETECTORS` maps a name to a module with `fit` and `load`.
+"""The detectors of the study: crops with labels come in, a fitted detector with scores goes out.
 
-fit(train, validation, *, clip, seed, **options) -> Detector, load(folder, clip) -> Detector.
+`DETECTORS` maps a name to a module with `fit(train, validation, *, clip, seed, **options)`, which
+returns a `Detector`, and `load(folder, clip)`. Open `probe.py` first, the smallest one.
+`training.py` holds the loop of all that train by gradients, `base.py` saving and loading.
 """
 
 from importlib import import_module
@@ -42,7 +44,7 @@ class Detector(Protocol):
 
 
 def load(folder: Path, clip: Clip) -> Detector:
-    """The detector that lies in a folder, by the name on its card."""
+    """Return the detector in a folder, by the name that its metadata holds."""
     name = base.peek(folder)["detector"]
     if name not in DETECTORS:
         raise UserError(f"{folder} was fitted by {name!r}, which is none of {', '.join(DETECTORS)}")

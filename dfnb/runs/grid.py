@@ -102,8 +102,8 @@ def _parameters(name: str, sweep, notebook: Path, profile: Profile) -> Iterator[
 def _cells(sweep) -> list[dict[str, Any]]:
     if sweep.grid:
         return [dict(zip(sweep.grid, values, strict=True)) for values in itertools.product(*sweep.grid.values())]
-    if sweep.cells:
-        return sweep.cells
+    if sweep.combinations:
+        return sweep.combinations
     return [{}, *({name: value} for name, values in sweep.one_at_a_time.items() for value in values)]
 
 
