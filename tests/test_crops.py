@@ -145,6 +145,7 @@ def test_an_interrupt_while_writing_leaves_no_half_file(videos, build, monkeypat
 
 @pytest.mark.parametrize(("name", "damage"), [
     ("*.npy", lambda path: path.unlink()), ("*.npy", lambda path: path.write_bytes(b"short")),
+    ("*.npy", lambda path: path.write_bytes(path.read_bytes()[:-1] + b"?")),
     ("crops/*.json", lambda path: path.unlink()),
     ("crops/*.json", lambda path: path.write_text("{")),
     ("crops/*.json", lambda path: path.write_text("[]")),
@@ -158,15 +159,6 @@ def test_missing_and_damaged_files_are_made_again(videos, build, tmp_path, name,
     second = build(videos)
     assert first.fingerprint == second.fingerprint
     np.testing.assert_array_equal(second.images(), first.images())
-
-
-def test_a_changed_byte_is_noticed_when_the_array_is_first_read(videos, build, tmp_path):
-    expected = build(videos).images()
-    array = files(tmp_path, "*.npy")[0]
-    content = bytearray(array.read_bytes())
-    content[-1] ^= 1
-    array.write_bytes(content)
-    np.testing.assert_array_equal(build(videos).images(), expected)
 
 
 def test_damaged_crops_whose_video_is_gone_are_an_error(videos, build, tmp_path):

@@ -8,8 +8,6 @@ import pytest
 
 from dfnb.data import faces, video
 
-GREY = np.full((256, 256, 3), 128, np.uint8)
-
 
 def clip(count, height=256, width=256):
     """Return frames that differ in their first corner only, where `double` reads their number."""
@@ -73,9 +71,6 @@ def test_a_frame_without_a_face_has_its_status_and_no_box():
     assert table.faces.tolist() == [1, 0, 1]
     assert table.iloc[1][["x0", "y0", "x1", "y1", "score"]].isna().all()
     assert table.iloc[[0, 2]].notna().all(axis=None)
-
-
-def test_all_frames_of_a_clip_without_a_face_are_lost():
     table = faces.track(clip(3), double([[]] * 3), pts=np.arange(3) / 25)
     assert table.status.tolist() == ["no face"] * 3
 
@@ -164,9 +159,9 @@ def test_a_crop_reflects_the_frame_outside_of_it():
     assert faces.crop(frame, (-90, -90, 110, 110), 16).shape == (16, 16, 3)
 
 
-def test_dlib_finds_no_face_in_a_blank_picture():
-    grey = cv2.cvtColor(GREY, cv2.COLOR_RGB2GRAY)
-    assert faces.detector()(grey) == []
+def test_dlib_finds_no_face_in_blank_frames_of_any_shape():
+    for shape in ((1, 1), (2, 300), (300, 2), (7, 9), (256, 256)):
+        assert faces.find(np.full((*shape, 3), 128, np.uint8), faces.detector()) == []
 
 
 def test_dlib_finds_the_faces_of_the_demo_world(corpus):

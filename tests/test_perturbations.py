@@ -29,17 +29,13 @@ def distortion(view, changed) -> float:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_more_strength_is_more_distortion(view, kind):
-    amounts = [distortion(view, perturbations.apply(view, kind, strength)) for strength in range(6)]
-    assert amounts[0] == 0
-    assert np.all(np.diff(amounts) > 0)
-
-
-@pytest.mark.parametrize("kind", KINDS)
-def test_shape_type_and_keys_are_unchanged(view, kind):
-    changed = perturbations.apply(view, kind, 3)
-    assert changed.images().shape == view.images().shape and changed.images().dtype == np.uint8
-    pd.testing.assert_frame_equal(changed.frames, view.frames)
+def test_more_strength_is_more_distortion_in_the_same_shape(view, kind):
+    changed = [perturbations.apply(view, kind, strength) for strength in range(6)]
+    amounts = [distortion(view, each) for each in changed]
+    assert amounts[0] == 0 and np.all(np.diff(amounts) > 0)
+    images = changed[3].images()
+    assert images.shape == view.images().shape and images.dtype == np.uint8
+    pd.testing.assert_frame_equal(changed[3].frames, view.frames)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -84,11 +80,9 @@ def test_strengths_have_names():
     assert all(len(set(kind.names())) == 6 for kind in perturbations.KINDS.values())
 
 
-def test_h264_keeps_odd_sizes_and_checks_the_quantiser():
+def test_h264_keeps_odd_sizes():
     images = np.random.default_rng(0).integers(0, 256, (2, 33, 35, 3), dtype=np.uint8)
     assert perturbations.recompress(images, 23).shape == images.shape
-    with pytest.raises(ValueError, match="0 to 51, got 60"):
-        perturbations.recompress(images, 60)
 
 
 def test_an_empty_view_stays_empty(view):

@@ -30,7 +30,10 @@ _reformatter = VideoReformatter()  # shared by all frames, because each one star
 
 
 def main() -> None:
-    """Answer requests until the parent ends."""
+    """Answer requests until the parent ends, each within its limits of memory and time.
+
+    The alarm is set in this process, so that a hanging decoder does not outlive a killed parent.
+    """
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent handles Ctrl-C
     _limit(resource.RLIMIT_CORE, 0)
     parent = socket.socket(fileno=int(sys.argv[1]))
@@ -38,25 +41,13 @@ def main() -> None:
     for line in parent.makefile("rb"):
         request = json.loads(line)
         limits = Limits(**request.pop("limits"))
-        with _guarded(limits):
-            answer, images = answer_to(**request, limits=limits)
+        _limit(resource.RLIMIT_AS, limits.memory)
+        signal.setitimer(signal.ITIMER_REAL, limits.timeout)  # ends this process, if need be
+        answer, images = answer_to(**request, limits=limits)
+        signal.setitimer(signal.ITIMER_REAL, 0)
         parent.sendall(json.dumps(answer).encode() + b"\n")
         for image in images:
             parent.sendall(image)
-
-
-@contextlib.contextmanager
-def _guarded(limits: Limits) -> Iterator[None]:
-    """Limit memory, processor time and time on the clock; the system ends a process over its time.
-
-    The alarm is set in this process, so that a hanging decoder does not outlive a killed parent.
-    """
-    used = resource.getrusage(resource.RUSAGE_SELF)
-    _limit(resource.RLIMIT_CPU, int(used.ru_utime + used.ru_stime + limits.timeout) + 1)
-    _limit(resource.RLIMIT_AS, limits.memory)
-    signal.setitimer(signal.ITIMER_REAL, limits.timeout)
-    yield
-    signal.setitimer(signal.ITIMER_REAL, 0)
 
 
 def _limit(kind: int, value: int) -> None:

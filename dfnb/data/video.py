@@ -133,20 +133,18 @@ class _Decoder:
         try:
             self.socket.sendall(json.dumps(request).encode() + b"\n")
             answer = self._receive(limits.timeout + GRACE)
-            if "rejected" in answer:
-                raise Rejected(answer["rejected"], answer["passing"])
-            frames = np.empty((*answer["shape"], 3), np.uint8)
-            if frames.size and self.answers.readinto(frames.reshape(-1)) != frames.nbytes:
+            frames = np.empty((*answer.get("shape", []), 3), np.uint8)
+            if "shape" in answer and self.answers.readinto(frames.reshape(-1)) != frames.nbytes:
                 raise EOFError
-            indices, pts = np.array(answer["indices"]), np.array(answer["pts"])
-            return Clip(frames, indices, pts, answer["total"], answer.get("bits"))
-        except (EOFError, OSError, ValueError, KeyError, TypeError) as error:
+        except (EOFError, OSError, ValueError) as error:
             raise self._death(isinstance(error, TimeoutError), limits) from None
-        except Rejected:
-            raise
         except BaseException:  # Ctrl-C: its answer would be taken for the next video's
             self.stop()
             raise
+        if "rejected" in answer:
+            raise Rejected(answer["rejected"], answer["passing"])
+        indices, pts = np.array(answer["indices"]), np.array(answer["pts"])
+        return Clip(frames, indices, pts, answer["total"], answer.get("bits"))
 
     def _receive(self, seconds: float) -> dict:
         self.socket.settimeout(seconds)
@@ -159,7 +157,7 @@ class _Decoder:
                 self.process.wait(GRACE)
         code = self.process.poll()
         self.stop()
-        if late or code in (-signal.SIGALRM, -signal.SIGXCPU):
+        if late or code == -signal.SIGALRM:
             return Rejected(f"timed out: decoding took more than {limits.timeout} s")
         if code is None:
             return _Died("crashed: the answer of the decoder cannot be read")
@@ -169,10 +167,9 @@ class _Decoder:
 
     def stop(self) -> None:
         """End the process, in whatever state it is."""
-        if self.process.poll() is None:
-            self.process.kill()
-            with contextlib.suppress(subprocess.TimeoutExpired):  # it hangs on a dead disk
-                self.process.wait(GRACE)
+        self.process.kill()
+        with contextlib.suppress(subprocess.TimeoutExpired):  # it hangs on a dead disk
+            self.process.wait(GRACE)
         self.answers.close()
         self.socket.close()
 
