@@ -30,15 +30,15 @@ profile = "demo"  # name of a file in params/
 split_seed = 0  # seed of the split
 train_on = "FaceSwap"  # manipulation in training and validation
 test_on = "NeuralTextures"  # manipulation in the test part, never trained on
-protocol = "study"  # how videos come into parts: "study", "identity", "official" (the profile's corpus.lists), ...
+protocol = "study"  # "study", "identity", "official" (the lists of the profile), ...
 shown = 8  # identities in the picture; 0 shows no face
 
 # %%
 plots.style()
 experiment = Experiment.open(profile)
-split_table = experiment.split(protocol, seed=split_seed, train_manipulation=train_on, test_manipulations=[test_on])
-run = start("01_data_split", experiment.profile, dict(
-    split_seed=split_seed, train_on=train_on, test_on=test_on, protocol=protocol, shown=shown))
+split_table = experiment.split(protocol, seed=split_seed, train_manipulation=train_on,
+                               test_manipulations=[test_on])
+run = start("01_data_split", experiment.profile, globals())
 display(Markdown(f"{run.stamp()} Split: {splits.mark(protocol)}."))
 
 # %% [markdown]
@@ -121,7 +121,8 @@ plt.show()
 # video of the same pair, and for any member of the identity group.
 
 # %%
-audit = identity.audit(split_table, experiment.videos, groups=experiment.videos.group).set_index(["manipulation", "leak"])
+audit = identity.audit(split_table, experiment.videos,
+                       groups=experiment.videos.group).set_index(["manipulation", "leak"])
 audit.round(3)
 
 # %% [markdown]
@@ -129,8 +130,8 @@ audit.round(3)
 
 # %%
 scene = audit.loc[(test_on, "scene")]
-display(Markdown(f"Of {scene.videos} {test_on} test videos, {scene.seen_as_real:.0%} show a scene and a person "
-                 "that training showed with the label real."))
+display(Markdown(f"Of {scene.videos} {test_on} test videos, {scene.seen_as_real:.0%} show a "
+                 "scene and a person that training showed with the label real."))
 
 # %% [markdown]
 # ## Limits

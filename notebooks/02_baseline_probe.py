@@ -29,21 +29,20 @@ from dfnb.runs.run import start
 # %% tags=["parameters"]
 profile = "demo"  # name of a file in params/
 split_seed = 0  # first seed of the split
-repeats = 5  # seeds split_seed, split_seed + 1, ...: of the split, and of the training alone where lists fix the split
+repeats = 5  # draws of the split; of the training alone where lists fix the split
 train_on = "FaceSwap"  # manipulation in training and validation
 test_on = "NeuralTextures"  # manipulation in the test part, never trained on
 also_test = ""  # further unseen manipulations, separated by blanks, each in a table of its own
-protocol = "study"  # how videos come into parts: "study", "identity", "official" (the profile's corpus.lists), ...
-features = "projected"  # CLIP's feature: "projected" (normalised, as compared with text) or "pooled"
+protocol = "study"  # "study", "identity", "official" (the lists of the profile), ...
+features = "projected"  # CLIP's feature: "projected" (as compared with text) or "pooled"
 control_seed = 0  # seed of the untrained tower that serves as the control
 
 # %%
 plots.style()
 experiment = Experiment.open(profile)
-run = start("02_baseline_probe", experiment.profile, dict(
-    split_seed=split_seed, repeats=repeats, train_on=train_on, test_on=test_on, also_test=also_test, protocol=protocol,
-    features=features, control_seed=control_seed))
-towers = {"probe, untrained tower": experiment.clip.untrained(control_seed), "linear probe": experiment.clip}
+run = start("02_baseline_probe", experiment.profile, globals())
+encoders = {"probe, untrained encoder": experiment.clip.untrained(control_seed),
+            "linear probe": experiment.clip}
 display(Markdown(f"{run.stamp()} Split: {splits.mark(protocol)}."))
 
 # %% [markdown]
@@ -55,9 +54,11 @@ display(Markdown(f"{run.stamp()} Split: {splits.mark(protocol)}."))
 
 # %%
 others = also_test.split()
-split_table = {seed: experiment.split(protocol, seed=seed, train_manipulation=train_on, test_manipulations=[test_on, *others])
-         for seed in range(split_seed, split_seed + repeats)}
-split_table[split_seed].groupby(["split", "manipulation"], sort=False).size().unstack(fill_value=0)
+kinds = dict(train_manipulation=train_on, test_manipulations=[test_on, *others])
+split_tables = {seed: experiment.split(protocol, seed=seed, **kinds)
+                for seed in range(split_seed, split_seed + repeats)}
+sizes = split_tables[split_seed].groupby(["split", "manipulation"], sort=False).size()
+sizes.unstack(fill_value=0)
 
 # %% [markdown]
 # ## Method
@@ -72,8 +73,9 @@ split_table[split_seed].groupby(["split", "manipulation"], sort=False).size().un
 # shows what can be reached without any pre-training.
 
 # %%
-trials = {(name, seed): experiment.trial("probe", table, seed=seed, model=tower, features=features)
-          for name, tower in towers.items() for seed, table in split_table.items()}
+trials = {(name, seed): experiment.trial(
+    "probe", table, seed=seed, model=encoder, features=features)
+    for name, encoder in encoders.items() for seed, table in split_tables.items()}
 every = pd.concat([trial.scores.assign(model=name) for (name, _), trial in trials.items()],
                   ignore_index=True)
 scores = every[~every.manipulation.isin(others)]
@@ -105,14 +107,16 @@ plt.show()
 # curves of frames and of videos, and the confusion matrix of the videos.
 
 # %%
-first = scores.query("model == 'linear probe' and split_seed == @split_seed and split == 'test'")
+drawn = "model == 'linear probe' and split_seed == @split_seed"
+first = scores.query(f"{drawn} and split == 'test'")
 videos = metrics.to_videos(first)
-row = tables.chosen(per_split, "video").query("model == 'linear probe' and split_seed == @split_seed")
+row = tables.chosen(per_split, "video").query(drawn)
 row = row.iloc[0]
 figure, axes = plt.subplots(1, 3, figsize=(12, 3.4))
 plots.score_histogram(first, axes[0])
 plots.roc({"frames": first, "videos": videos}, axes[1])
-plots.confusion(row[["TP", "FP", "FN", "TN"]].astype(int), axes[2], "videos, threshold from validation")
+plots.confusion(row[["TP", "FP", "FN", "TN"]].astype(int), axes[2],
+                "videos, threshold from validation")
 figure.tight_layout()
 plt.show()
 
@@ -120,11 +124,13 @@ plt.show()
 # The draws are compared in one sentence:
 
 # %%
-wide = tables.chosen(per_split, "frame").pivot(index="split_seed", columns="model", values="AUC")
-wins = int((wide["linear probe"] > wide["probe, untrained tower"]).sum())
+chosen = tables.chosen(per_split, "frame")
+wide = chosen.pivot(index="split_seed", columns="model", values="AUC")
+wins = int((wide["linear probe"] > wide["probe, untrained encoder"]).sum())
 means = wide.mean()
-display(Markdown(f"The probe is ahead of its untrained control on {wins} of {len(wide)} splits; mean frame "
-                 f"AUC {means['linear probe']:.3f} against {means['probe, untrained tower']:.3f}."))
+display(Markdown(f"The probe is ahead of its untrained control on {wins} of {len(wide)} draws; "
+                 f"mean frame AUC {means['linear probe']:.3f} against "
+                 f"{means['probe, untrained encoder']:.3f}."))
 
 # %% [markdown]
 # Where `also_test` names other unseen manipulations, each is tested separately. A detector need not
@@ -143,6 +149,8 @@ display(by_manipulation if len(by_manipulation) else Markdown("None is named her
 # seed.
 
 # %%
-run.seconds |= {name: sum(trials[name, seed].seconds for seed in split_table) / repeats for name in towers}
-run.save({"rows": per_split.to_dict("records")}, scores=scores, others=every[every.manipulation.isin(others)],
+run.seconds |= {name: sum(trials[name, seed].seconds for seed in split_tables) / repeats
+                for name in encoders}
+run.save({"rows": per_split.to_dict("records")}, scores=scores,
+         others=every[every.manipulation.isin(others)],
          detector=trials["linear probe", split_seed].detector)

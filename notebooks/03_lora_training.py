@@ -31,11 +31,11 @@ from dfnb.runs.run import start
 # %% tags=["parameters"]
 profile = "demo"  # name of a file in params/
 split_seed = 0  # first seed of the split
-repeats = 5  # seeds split_seed, split_seed + 1, ...: of the split, and of the training alone where lists fix the split
+repeats = 5  # draws of the split; of the training alone where lists fix the split
 train_on = "FaceSwap"  # manipulation in training and validation
 test_on = "NeuralTextures"  # manipulation in the test part, never trained on
 also_test = ""  # further unseen manipulations, separated by blanks, each in a table of its own
-protocol = "study"  # how videos come into parts: "study", "identity", "official" (the profile's corpus.lists), ...
+protocol = "study"  # "study", "identity", "official" (the lists of the profile), ...
 rank = 8  # r, rank of the added matrices
 alpha = 64  # scale of the addition, which is alpha / r times B A x
 dropout = 0.05  # share of the adapter's inputs dropped in training
@@ -51,9 +51,7 @@ plots.style()
 experiment = Experiment.open(profile)
 options = dict(rank=rank, alpha=alpha, dropout=dropout, blocks=blocks,
                learning_rate=learning_rate, batch=batch, epochs=epochs, steps=steps)
-run = start("03_lora_training", experiment.profile, options | dict(
-    split_seed=split_seed, repeats=repeats, train_on=train_on, test_on=test_on, also_test=also_test,
-    protocol=protocol, fraction=fraction))
+run = start("03_lora_training", experiment.profile, globals())
 display(Markdown(f"{run.stamp()} Split: {splits.mark(protocol)}."))
 
 # %% [markdown]
@@ -63,10 +61,13 @@ display(Markdown(f"{run.stamp()} Split: {splits.mark(protocol)}."))
 
 # %%
 others = also_test.split()
-split_table = {seed: experiment.split(protocol, seed=seed, train_manipulation=train_on, test_manipulations=[test_on, *others])
-         for seed in range(split_seed, split_seed + repeats)}
-split_table = {seed: splits.fraction(table, experiment.videos, fraction, seed) for seed, table in split_table.items()}
-split_table[split_seed].groupby(["split", "manipulation"], sort=False).size().unstack(fill_value=0)
+kinds = dict(train_manipulation=train_on, test_manipulations=[test_on, *others])
+split_tables = {seed: experiment.split(protocol, seed=seed, **kinds)
+                for seed in range(split_seed, split_seed + repeats)}
+split_tables = {seed: splits.fraction(table, experiment.videos, fraction, seed)
+                for seed, table in split_tables.items()}
+sizes = split_tables[split_seed].groupby(["split", "manipulation"], sort=False).size()
+sizes.unstack(fill_value=0)
 
 # %% [markdown]
 # ## Method
@@ -81,7 +82,8 @@ split_table[split_seed].groupby(["split", "manipulation"], sort=False).size().un
 
 # %%
 options |= {"blocks": blocks or None, "steps": steps or None}
-trials = {seed: experiment.trial("lora", table, seed=seed, **options) for seed, table in split_table.items()}
+trials = {seed: experiment.trial("lora", table, seed=seed, **options)
+          for seed, table in split_tables.items()}
 every = pd.concat([trial.scores for trial in trials.values()], ignore_index=True)
 every = every.assign(model="LoRA")
 scores = every[~every.manipulation.isin(others)]
@@ -120,7 +122,8 @@ row = tables.chosen(per_split, "video").query("split_seed == @split_seed").iloc[
 figure, axes = plt.subplots(1, 3, figsize=(12, 3.4))
 plots.score_histogram(first, axes[0])
 plots.roc({"frames": first, "videos": videos}, axes[1])
-plots.confusion(row[["TP", "FP", "FN", "TN"]].astype(int), axes[2], "videos, threshold from validation")
+plots.confusion(row[["TP", "FP", "FN", "TN"]].astype(int), axes[2],
+                "videos, threshold from validation")
 figure.tight_layout()
 plt.show()
 
@@ -149,8 +152,9 @@ display(by_manipulation if len(by_manipulation) else Markdown("None is named her
 # %%
 detector = trials[split_seed].detector
 tower = sum(weights.numel() for weights in experiment.clip.vision_tower().parameters())
-display(Markdown(f"{detector.trainable:,} values were trained, {detector.trainable / tower:.1%} "
-                 f"of the image tower's {tower:,}."))
+display(
+    Markdown(f"{detector.trainable:,} values were trained, {detector.trainable / tower:.1%} "
+             f"of the image tower's {tower:,}."))
 
 # %% [markdown]
 # ## Limits
@@ -166,6 +170,8 @@ display(Markdown(f"{detector.trainable:,} values were trained, {detector.trainab
 
 # %%
 run.seconds["LoRA"] = sum(trial.seconds for trial in trials.values()) / repeats
-run.save({"rows": per_split.to_dict("records"), "history": history.to_dict("records"),
-          "trainable": detector.trainable}, scores=scores, others=every[every.manipulation.isin(others)],
-         detector=detector)
+run.save(
+    {
+        "rows": per_split.to_dict("records"), "history": history.to_dict("records"),
+        "trainable": detector.trainable
+    }, scores=scores, others=every[every.manipulation.isin(others)], detector=detector)

@@ -37,7 +37,7 @@ draws = 500  # random halves of the test groups in the estimate of the optimism
 
 # %%
 plots.style()
-run = start("04_ablations", config.load(profile), dict(confidence=confidence, draws=draws))
+run = start("04_ablations", config.load(profile), globals())
 display(Markdown(run.stamp()))
 
 # %% [markdown]
@@ -52,14 +52,17 @@ table = results.of_sweeps(profile, confidence)
 sweeps = {name: ablations.of(table, name) for name in results.ROLES}
 grid, around, epochs_held, steps_held = sweeps.values()
 gaps = table[table.state != "done"]
-pd.DataFrame([{"sweep": name, **rows.state.value_counts()} for name, rows in sweeps.items()]).set_index("sweep").fillna(0).astype(int)
+states = pd.DataFrame([{"sweep": name, **rows.state.value_counts()}
+                       for name, rows in sweeps.items()])
+states.set_index("sweep").fillna(0).astype(int)
 
 # %% [markdown]
 # The missing runs and the reasons:
 
 # %%
-told = gaps.groupby(["state", "why"]).agg(runs=("run", "size"), first=("run", "first"))
-display(told if len(told) else Markdown(f"Nothing: all {len(table)} runs of the profile's sweeps are done."))
+left = gaps.groupby(["state", "why"]).agg(runs=("run", "size"), first=("run", "first"))
+nothing = f"No run is missing: all {len(table)} runs of the profile's sweeps are done."
+display(left if len(left) else Markdown(nothing))
 
 # %% [markdown]
 # The base setting of the sweeps is not that of chapter 3: where a run has to be cheap, fewer blocks
@@ -103,8 +106,9 @@ plt.show()
 done = grid.dropna(subset=["test"])
 for split in ablations.SPLITS:
     width = (done[f"{split}_high"] - done[f"{split}_low"]).median()
-    display(Markdown(f"- {split}: {len(done)} cells from {done[split].min():.3f} to {done[split].max():.3f}; the interval of a "
-                     f"cell is {width:.3f} wide (median)."))
+    lowest, highest = done[split].min(), done[split].max()
+    display(Markdown(f"- {split}: {len(done)} runs from {lowest:.3f} to {highest:.3f}; the "
+                     f"interval of a run is {width:.3f} wide (median)."))
 
 # %% [markdown]
 # ### The run that validation chooses
@@ -189,7 +193,8 @@ plt.show()
 
 # %%
 figure, axes = plt.subplots(1, 2, figsize=(10, 3.6))
-sweep_plots.scatter(table, "trainable", "test", axes[0], by="blocks", labels=("trained values", "test AUC (videos)"))
+sweep_plots.scatter(table, "trainable", "test", axes[0], by="blocks",
+                    labels=("trained values", "test AUC (videos)"))
 axes[0].xaxis.set_major_formatter("{x:,.0f}")
 sweep_plots.scatter(table, "train_frames", "validation_frames", axes[1], by="fraction",
                     labels=("training AUC (frames)", "validation AUC (frames)"))
@@ -203,7 +208,8 @@ plt.show()
 # table changes between repetitions.
 
 # %% tags=["nbval-ignore-output"]
-table.groupby(["blocks", "rank"])[["trainable", "seconds", "memory"]].agg({"trainable": "first", "seconds": "median", "memory": "median"}).round(1)
+costs = {"trainable": "first", "seconds": "median", "memory": "median"}
+table.groupby(["blocks", "rank"])[list(costs)].agg(costs).round(1)
 
 # %% [markdown]
 # ## Limits
@@ -214,6 +220,9 @@ table.groupby(["blocks", "rank"])[["trainable", "seconds", "memory"]].agg({"trai
 # fall along the whole range.
 
 # %%
-run.save({"chosen": None if pick is None else pick.drop(["seconds", "memory"]).to_dict(), "optimism": luck,
-          "effects": {split: rows.reset_index().to_dict("records") for split, rows in effects.items()},
-          "runs": table.drop(columns=["seconds", "memory", "why"]).to_dict("records")})
+changing = ["seconds", "memory"]
+run.save({
+    "chosen": None if pick is None else pick.drop(changing).to_dict(), "optimism": luck,
+    "effects": {split: rows.reset_index().to_dict("records")
+                for split, rows in effects.items()},
+    "runs": table.drop(columns=[*changing, "why"]).to_dict("records")})

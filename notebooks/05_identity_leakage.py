@@ -24,6 +24,7 @@ import matplotlib.pyplot as plt
 import pandas as pd
 from IPython.display import Markdown, display
 
+from dfnb import KEY
 from dfnb.data import identity, leak_splits, negative_controls, splits
 from dfnb.evaluation import intervals, leakage, plots
 from dfnb.experiment import Experiment, planted_worlds
@@ -34,7 +35,7 @@ profile = "demo"  # name of a file in params/
 seed = 0  # of the draw of pairs; fold k trains with seed + k
 folds = 3  # paired repetitions, each on other test pairs
 pairs = 16  # test pairs a fold, and as many twins that train
-validation_pairs = 6  # pairs a fold that validate, the same in all arms
+validation_pairs = 6  # pairs a fold that validate, the same in all designs
 frames = 4  # frames a video that train; as many others test
 train_on = "FaceSwap"  # manipulation in training, validation and the within test
 test_on = "NeuralTextures"  # manipulation of the across test
@@ -48,7 +49,7 @@ epochs = 3  # passes over the training part; the best on validation is kept
 batch = 32  # crops a step, half real and half fake
 planted = 20  # grey levels of the planted cue
 planted_people = 32  # identities of the planted world
-planted_seeds = 4  # splits of the planted world by each regime
+planted_seeds = 4  # splits of the planted world by each protocol
 confidence = 0.95  # confidence level of the intervals
 draws = 2000  # bootstrap draws
 
@@ -57,12 +58,10 @@ plots.style()
 experiment = Experiment.open(profile)
 shape = dict(rank=rank, alpha=alpha, dropout=dropout, blocks=blocks)
 fitting = dict(epochs=epochs, batch=batch)
-lora, full = shape | fitting | dict(learning_rate=lora_rate), fitting | dict(learning_rate=full_rate)
+lora = shape | fitting | dict(learning_rate=lora_rate)
+full = fitting | dict(learning_rate=full_rate)
 interval = dict(confidence=confidence, draws=draws)
-run = start("05_identity_leakage", experiment.profile, shape | fitting | interval | dict(
-    seed=seed, folds=folds, pairs=pairs, validation_pairs=validation_pairs, frames=frames, train_on=train_on, test_on=test_on,
-    lora_rate=lora_rate, full_rate=full_rate, planted=planted, planted_people=planted_people,
-    planted_seeds=planted_seeds))
+run = start("05_identity_leakage", experiment.profile, globals())
 display(Markdown(run.stamp()))
 
 # %% [markdown]
@@ -78,10 +77,14 @@ display(Markdown(run.stamp()))
 
 # %%
 pool = experiment.paired(2 * pairs + validation_pairs, [train_on, test_on])
-designs = {fold: leak_splits.design(pool.crops.frames, train_manipulation=train_on, test_manipulations=[test_on], pairs=pairs,
-                             validation=validation_pairs, per_video=frames, fold=fold, seed=seed) for fold in range(folds)}
+drawn = dict(train_manipulation=train_on, test_manipulations=[test_on], pairs=pairs,
+             validation=validation_pairs, per_video=frames, seed=seed)
+designs = {fold: leak_splits.design(pool.crops.frames, fold=fold, **drawn)
+           for fold in range(folds)}
 sizes = pd.concat(designs[0], names=["arm"]).reset_index("arm")
-sizes.groupby(["split", "manipulation", "arm"], sort=False).video.agg(["nunique", "size"]).unstack("arm").swaplevel(axis=1)[list(leak_splits.ARMS)]
+sizes = sizes.groupby(["split", "manipulation", "arm"], sort=False).video
+sizes = sizes.agg(["nunique", "size"])
+sizes.unstack("arm").swaplevel(axis=1)[list(leak_splits.ARMS)]
 
 # %% [markdown]
 # The table audits the first fold: it gives the share of the test videos that was seen in training,
@@ -90,19 +93,23 @@ sizes.groupby(["split", "manipulation", "arm"], sort=False).video.agg(["nunique"
 # protocol, `pair`, equals `identity` where all pairs are closed, as here.
 
 # %%
-audits = {arm: identity.audit(split_table, pool.videos) for arm, split_table in designs[0].items()}
+audits = {arm: identity.audit(table, pool.videos) for arm, table in designs[0].items()}
 audit = pd.concat(audits, names=["arm"]).query("leak in ['frame', 'scene', 'face']")
-audit.pivot_table(index=["arm", "manipulation"], columns="leak", values=["seen_as_real", "seen_as_fake"], sort=False)
+audit.pivot_table(index=["arm", "manipulation"], columns="leak",
+                  values=["seen_as_real", "seen_as_fake"], sort=False)
 
 # %% [markdown]
 # The protocol of the study is audited on the split of chapter 2: real videos are split, and all
 # fakes of the unseen manipulation are tested.
 
 # %%
-protocol = identity.audit(experiment.split("study", seed=seed, train_manipulation=train_on, test_manipulations=[test_on]), experiment.videos)
+table = experiment.split("study", seed=seed, train_manipulation=train_on,
+                         test_manipulations=[test_on])
+protocol = identity.audit(table, experiment.videos)
 seen = protocol.set_index(["manipulation", "leak"]).loc[(test_on, "scene")]
-display(Markdown(f"Of its {seen.videos:.0f} {test_on} test videos, {seen.seen_as_real:.0%} show a scene that was trained on as real, "
-                 f"and {seen.seen_as_fake:.0%} one that was trained on as fake."))
+display(Markdown(f"Of its {seen.videos:.0f} {test_on} test videos, {seen.seen_as_real:.0%} "
+                 f"show a scene that was trained on as real, and {seen.seen_as_fake:.0%} one "
+                 "that was trained on as fake."))
 protocol.set_index(["manipulation", "leak"]).round(2)
 
 # %% [markdown]
@@ -117,11 +124,12 @@ protocol.set_index(["manipulation", "leak"]).round(2)
 # and the interval of the gap $\Delta$ draws whole identity groups, the same ones for all designs.
 
 # %%
-manipulations = {"linear probe": ("probe", {}), "LoRA": ("lora", lora), "full fine-tuning": ("full", full)}
+models = {"linear probe": ("probe", {}), "LoRA": ("lora", lora),
+          "full fine-tuning": ("full", full)}
 fitted = {}
-for model, (manipulation, options) in manipulations.items():
+for model, (detector, options) in models.items():
     with run.timed(model):
-        fitted[model] = leakage.trials(pool, designs, manipulation, seed=seed, **options)
+        fitted[model] = leakage.trials(pool, designs, detector, seed=seed, **options)
 scores = leakage.collect(fitted)
 
 # %% [markdown]
@@ -132,7 +140,8 @@ scores = leakage.collect(fitted)
 # design `identity` on the same videos.
 
 # %%
-gaps = pd.concat([leakage.gaps(scores, fakes, **interval) for fakes in (train_on, test_on)], ignore_index=True)
+both = (train_on, test_on)
+gaps = pd.concat([leakage.gaps(scores, fakes, **interval) for fakes in both], ignore_index=True)
 leakage.side_by_side(gaps).round(3)
 
 # %% [markdown]
@@ -141,8 +150,10 @@ leakage.side_by_side(gaps).round(3)
 
 # %%
 figure, axes = plt.subplots(1, 2, figsize=(12, 4), sharey=True)
-for ax, (fakes, rows) in zip(axes, gaps[gaps.arm != leak_splits.REFERENCE].groupby("fakes", sort=False), strict=True):
-    rows = rows.assign(low=rows.gap_low, high=rows.gap_high).set_index(rows.model + ", " + rows.arm.map(splits.mark))
+leaky = gaps[gaps.arm != leak_splits.REFERENCE].groupby("fakes", sort=False)
+for ax, (fakes, rows) in zip(axes, leaky, strict=True):
+    rows = rows.assign(low=rows.gap_low, high=rows.gap_high)
+    rows = rows.set_index(rows.model + ", " + rows.arm.map(splits.mark))
     plots.intervals(rows, ax, value="gap", reference=0)
     for place, values in enumerate(reversed(rows.by_split.tolist())):
         ax.plot(values, [place] * len(values), "|", color=plots.INK, ms=9)
@@ -167,8 +178,10 @@ shifts = leakage.shifts(scores, **interval)
 figure, axes = plt.subplots(1, 3, figsize=(13, 3.6), sharey=True)
 for ax, manipulation in zip(axes, ("real", train_on, test_on), strict=True):
     rows = shifts[shifts.manipulation == manipulation]
-    plots.intervals(rows.set_index(rows.model + ", " + rows.arm.map(splits.mark)), ax, value="shift", reference=0)
-    ax.set(title=f"{manipulation} ({rows.videos.iloc[0]} videos)", xlabel="shift, deviations of the validation logits")
+    named = rows.set_index(rows.model + ", " + rows.arm.map(splits.mark))
+    plots.intervals(named, ax, value="shift", reference=0)
+    ax.set(title=f"{manipulation} ({rows.videos.iloc[0]} videos)",
+           xlabel="shift, deviations of the validation logits")
 figure.tight_layout()
 plt.show()
 
@@ -184,10 +197,13 @@ leakage.lowered(gaps, shifts).round(3)
 # their real videos.
 
 # %%
-tested = designs[0][leak_splits.REFERENCE].query("split == 'test'").merge(pool.videos, on=splits.KEY).group.unique()
-people = pool.crops.frames.group.isin(tested) & pool.crops.frames.manipulation.isin(["real", train_on])
-named = pd.concat({model: leakage.naming(fitted[model][leak_splits.REFERENCE, 0].detector, pool.crops.select(people), **interval)
-                   for model in manipulations}, names=["model"]).reset_index("model")
+tested = designs[0][leak_splits.REFERENCE].query("split == 'test'").merge(pool.videos, on=KEY)
+rows = pool.crops.frames
+people = rows.group.isin(tested.group.unique()) & rows.manipulation.isin(["real", train_on])
+view = pool.crops.select(people)
+clean = {model: fitted[model][leak_splits.REFERENCE, 0].detector for model in models}
+named = {model: leakage.naming(detector, view, **interval) for model, detector in clean.items()}
+named = pd.concat(named, names=["model"]).reset_index("model")
 named.set_index(["question", "model"]).loc[named.question.unique()].round(3)
 
 # %% [markdown]
@@ -198,35 +214,43 @@ named.set_index(["question", "model"]).loc[named.question.unique()].round(3)
 # label.
 
 # %%
-mixed = {fold: replace(pool, crops=negative_controls.shuffled(pool.crops, design[leak_splits.REFERENCE], seed=seed + fold))
-         for fold, design in designs.items()}
+reference = {fold: design[leak_splits.REFERENCE] for fold, design in designs.items()}
+shuffled = {fold: negative_controls.shuffled(pool.crops, table, seed=seed + fold)
+            for fold, table in reference.items()}
+mixed = {fold: replace(pool, crops=crops) for fold, crops in shuffled.items()}
 blank = {f"{model}, shuffled labels": {(leak_splits.REFERENCE, fold): mixed[fold].trial(
-    manipulations[model][0], designs[fold][leak_splits.REFERENCE], seed=seed + fold, model=experiment.clip, **manipulations[model][1])
-    for fold in designs} for model in ("linear probe", "LoRA")}
+    models[model][0], table, seed=seed + fold, model=experiment.clip, **models[model][1])
+    for fold, table in reference.items()} for model in ("linear probe", "LoRA")}
 
 # %% [markdown]
 # The next control trains the probe on the background alone: the face is covered with one colour,
 # the same in all crops. What the detectors still find is the scene.
 
 # %%
-used = pd.concat(split_table for design in designs.values() for split_table in design.values()).drop(columns="split").drop_duplicates()
-split = pool.crops.frames.merge(used, how="left", indicator=True)._merge.eq("both").to_numpy()
-faceless = replace(pool, crops=negative_controls.background(pool.crops.select(split), experiment.profile.crops.margin))
-blank["linear probe, background only"] = leakage.trials(faceless, designs, "probe", seed=seed, model=experiment.clip)
+used = pd.concat(table for design in designs.values() for table in design.values())
+used = used.drop(columns="split").drop_duplicates()
+kept = pool.crops.frames.merge(used, how="left", indicator=True)._merge.eq("both").to_numpy()
+margin = experiment.profile.crops.margin
+faceless = replace(pool, crops=negative_controls.background(pool.crops.select(kept), margin))
+blank["linear probe, background only"] = leakage.trials(
+    faceless, designs, "probe", seed=seed, model=experiment.clip)
 
 # %% [markdown]
 # The last control uses the share of lost frames as the only feature, on all videos. The table holds
 # all controls. Without a leak the interval should hold one half.
 
 # %%
-checks = [leakage.gaps(leakage.collect({name: kept}), fakes, **interval) for name, kept in blank.items() for fakes in (train_on, test_on)]
+checks = [leakage.gaps(leakage.collect({name: trials}), fakes, **interval)
+          for name, trials in blank.items() for fakes in both]
 missing = negative_controls.missing(pool.crops.all_frames)
-for fakes in (train_on, test_on):
+for fakes in both:
     rows = missing[missing.manipulation.isin(["real", fakes])]
-    found = intervals.interval(rows.label, rows.score, rows.group, **interval)._asdict() | dict(model="lost frames only", fakes=fakes)
-    checks.append(pd.DataFrame([found]).rename(columns={"value": "AUC"}).assign(arm=leak_splits.REFERENCE))
+    found = intervals.interval(rows.label, rows.score, rows.group, **interval)._asdict()
+    found |= dict(model="lost frames only", fakes=fakes, arm=leak_splits.REFERENCE)
+    checks.append(pd.DataFrame([found]).rename(columns={"value": "AUC"}))
 checks = pd.concat(checks)[["model", "arm", "fakes", "AUC", "low", "high"]]
-checks = checks.assign(holds_half=checks.low.le(0.5) & checks.high.ge(0.5), arm=checks.arm.map(splits.mark))
+holds = checks.low.le(0.5) & checks.high.ge(0.5)
+checks = checks.assign(holds_half=holds, arm=checks.arm.map(splits.mark))
 checks.set_index(["model", "arm", "fakes"]).round(3)
 
 # %% [markdown]
@@ -239,8 +263,10 @@ checks.set_index(["model", "arm", "fakes"]).round(3)
 
 # %%
 with run.timed("planted leak"):
-    worlds = planted_worlds(experiment.profile, planted, identities=planted_people, frames=2 * frames)
-    cue = leakage.planted(worlds, ("frame", "video", "identity"), seeds=range(seed, seed + planted_seeds), model=experiment.clip)
+    worlds = planted_worlds(experiment.profile, planted, identities=planted_people,
+                            frames=2 * frames)
+    cue = leakage.planted(worlds, ("frame", "video", "identity"), model=experiment.clip,
+                          seeds=range(seed, seed + planted_seeds))
 rise = leakage.gaps(leakage.collect(cue), "NeuralTextures", reference="cue off", **interval)
 rise.set_index(["model", "arm"])[["AUC", "low", "high", "gap", "gap_low", "gap_high"]].round(3)
 
@@ -259,6 +285,6 @@ display(Markdown(leakage.finds(rise)))
 # renderer makes them.
 
 # %%
-run.save({"gaps": gaps.to_dict("records"), "shifts": shifts.to_dict("records"), "naming": named.to_dict("records"),
-          "controls": checks.to_dict("records"), "planted": rise.to_dict("records"),
-          "protocol": protocol.to_dict("records")}, scores=scores)
+saved = {"gaps": gaps, "shifts": shifts, "naming": named, "controls": checks, "planted": rise,
+         "protocol": protocol}
+run.save({name: table.to_dict("records") for name, table in saved.items()}, scores=scores)

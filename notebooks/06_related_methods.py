@@ -30,7 +30,8 @@ from IPython.display import Markdown, display
 
 from dfnb.data import negative_controls
 from dfnb.evaluation import method_comparison, plots, pointing_game, published
-from dfnb.experiment import Experiment, masks
+from dfnb.experiment import Experiment
+from dfnb.experiment import masks as changed_pixels
 from dfnb.models import saliency
 from dfnb.runs.run import start
 
@@ -50,7 +51,7 @@ blocks = 3  # LoRA: adapted blocks, counted from the last
 learning_rate = 0.001  # LoRA: peak of the schedule
 layernorm_rate = 0.0003  # LN-tuning: peak of the schedule, the paper's
 components_rate = 0.0001  # components: peak of the schedule, the paper's
-endpoint = ""  # base URL of an OpenAI-compatible endpoint for the multimodal model; empty: not run
+endpoint = ""  # base URL of an OpenAI-compatible endpoint, for the multimodal model
 model = ""  # name of the model there
 most_calls = 200  # upper bound of the questions asked there
 pairs = "10 25 50 100"  # real/fake pairs in few-shot training, as many as the corpus has
@@ -59,7 +60,7 @@ few_steps = 20  # gradient steps in few-shot training, the same for any number o
 few_frames = 2  # crops a video in few-shot training and its test
 few_batch = 16  # crops a step in few-shot training
 robust_frames = 1  # crops a video in the robustness test
-looked = 6  # videos of each kind in which the relevance maps are held against the masks; 0 leaves it out
+looked = 6  # videos of each kind whose relevance maps are compared with masks; 0: none
 confidence = 0.95  # confidence level of the intervals
 draws = 1000  # bootstrap draws
 
@@ -67,13 +68,13 @@ draws = 1000  # bootstrap draws
 plots.style()
 experiment = Experiment.open(profile)
 experiment = replace(experiment, crops=method_comparison.thinned(experiment.crops, frames))
-unseen = [test_on, *(kind for kind in also_on.split() if kind in set(experiment.videos.manipulation))]
+known = set(experiment.videos.manipulation)
+unseen = [test_on, *(kind for kind in also_on.split() if kind in known)]
 lora = dict(rank=rank, alpha=alpha, dropout=dropout, blocks=blocks, learning_rate=learning_rate)
-asked, interval = dict(endpoint=endpoint, model=model, most_calls=most_calls), dict(confidence=confidence, draws=draws)
+asked = dict(endpoint=endpoint, model=model, most_calls=most_calls)
+interval = dict(confidence=confidence, draws=draws)
 rates = dict(layernorm_rate=layernorm_rate, components_rate=components_rate)
-run = start("06_related_methods", experiment.profile, lora | rates | asked | interval | dict(
-    seed=seed, train_on=train_on, test_on=test_on, also_on=also_on, frames=frames, epochs=epochs, batch=batch, pairs=pairs,
-    few_draws=few_draws, few_steps=few_steps, few_frames=few_frames, few_batch=few_batch, robust_frames=robust_frames, looked=looked))
+run = start("06_related_methods", experiment.profile, globals())
 display(Markdown(run.stamp()))
 
 # %% [markdown]
@@ -85,8 +86,9 @@ display(Markdown(run.stamp()))
 # is not learnt there was not learnt at all.
 
 # %%
-split_table = method_comparison.both_splits(experiment, train_on, unseen, seed)
-sizes = pd.concat(split_table, names=["protocol"]).groupby(["protocol", "split", "manipulation"], sort=False).size()
+split_tables = method_comparison.both_splits(experiment, train_on, unseen, seed)
+keys = ["protocol", "split", "manipulation"]
+sizes = pd.concat(split_tables, names=["protocol"]).groupby(keys, sort=False).size()
 sizes.unstack("manipulation", fill_value=0)
 
 # %% [markdown]
@@ -102,9 +104,10 @@ sizes.unstack("manipulation", fill_value=0)
 # artefacts {cite}`jia2024`. Baselines that do not look for manipulations stand in the same table.
 
 # %%
-models = method_comparison.models(lora=lora, fitting=dict(epochs=epochs, batch=batch), frames=frames, **rates, **asked)
+fitting = dict(epochs=epochs, batch=batch)
+models = method_comparison.models(lora=lora, fitting=fitting, frames=frames, **rates, **asked)
 with run.timed("training and scoring"):
-    trials = method_comparison.trials(experiment, split_table, models, seed=seed)
+    trials = method_comparison.trials(experiment, split_tables, models, seed=seed)
 
 # %% [markdown]
 # ## Result
@@ -114,9 +117,11 @@ with run.timed("training and scoring"):
 
 # %%
 measured = method_comparison.table(trials, [train_on, *unseen], **interval)
-main = measured.query("protocol == 'study' and fakes == @test_on").set_index("model").reindex(list(models))
+main = measured.query("protocol == 'study' and fakes == @test_on")
+main = main.set_index("model").reindex(list(models))
 main.insert(0, "trains", [row.trains for row in models.values()])
-shown = ["trains", "trained", "frame_AUC", "frame_low", "frame_high", "video_AUC", "video_low", "video_high", "EER", "balanced"]
+shown = ["trains", "trained", "frame_AUC", "frame_low", "frame_high",
+         "video_AUC", "video_low", "video_high", "EER", "balanced"]
 main[shown].astype({"trained": "Int64"}).round(3)
 
 # %% [markdown]
@@ -124,7 +129,7 @@ main[shown].astype({"trained": "Int64"}).round(3)
 # shared), and milliseconds to score one crop with nothing cached.
 
 # %% tags=["nbval-ignore-output"]
-cost = method_comparison.costs(trials, "study", experiment.view(split_table["study"], "test"))
+cost = method_comparison.costs(trials, "study", experiment.view(split_tables["study"], "test"))
 cost.round(2)
 
 # %% [markdown]
@@ -148,8 +153,10 @@ plt.show()
 panels = list(measured.groupby(["protocol", "fakes"], sort=False))
 figure, axes = plt.subplots(2, -(-len(panels) // 2), figsize=(13, 6.4), sharey=True)
 for ax, ((protocol, kind), rows) in zip(axes.flat, panels, strict=False):
-    plots.intervals(rows.set_index("model").rename(columns={"video_low": "low", "video_high": "high"}), ax, value="video_AUC")
-    ax.set(title=f"{protocol}: {kind}, {rows.reals.iloc[0]} reals, {rows.videos.iloc[0]} fakes", xlim=(0, 1))
+    named = rows.set_index("model").rename(columns={"video_low": "low", "video_high": "high"})
+    plots.intervals(named, ax, value="video_AUC")
+    counts = f"{rows.reals.iloc[0]} reals, {rows.videos.iloc[0]} fakes"
+    ax.set(title=f"{protocol}: {kind}, {counts}", xlim=(0, 1))
     ax.title.set_fontsize(9)
 for ax in axes.flat[len(panels):]:
     ax.set_visible(False)
@@ -169,7 +176,8 @@ display(Markdown(method_comparison.says(measured)))
 # %%
 gaps = method_comparison.differences(trials, [train_on, *unseen], **interval)
 columns = ["difference", "low", "high", "p_permutation", "detectable"]
-gaps[gaps.fakes.isin([train_on, test_on])].set_index(["protocol", "fakes", "model"])[columns].round(3)
+two = gaps[gaps.fakes.isin([train_on, test_on])]
+two.set_index(["protocol", "fakes", "model"])[columns].round(3)
 
 # %% [markdown]
 # ### Controls
@@ -180,15 +188,22 @@ gaps[gaps.fakes.isin([train_on, test_on])].set_index(["protocol", "fakes", "mode
 # hold one half.
 
 # %%
+pairs_of_words = {"zero-shot": ("real", "manipulated"), "prompt tuning": ("real", "fake")}
 words = {name: method_comparison.swapped(models[name], pair)
-         for name, pair in (("zero-shot", ("real", "manipulated")), ("prompt tuning", ("real", "fake")))}
-mixed = replace(experiment, crops=negative_controls.shuffled(experiment.crops, split_table["identity"], seed=seed))
+         for name, pair in pairs_of_words.items()}
+study, disjoint = split_tables["study"], split_tables["identity"]
+shuffled = negative_controls.shuffled(experiment.crops, disjoint, seed=seed)
+mixed = replace(experiment, crops=shuffled)
 blank = {name: models[name] for name in ("linear probe", "LN-tuning", "prompt tuning")}
-checks = {("words swapped", name): experiment.trial(one.detector, split_table["study"], seed=seed, **one.options) for name, one in words.items()}
-checks |= {("labels shuffled", name): mixed.trial(one.detector, split_table["identity"], seed=seed, model=experiment.clip, **one.options)
-           for name, one in blank.items()}
-control = method_comparison.table(checks, [train_on, *unseen], **interval).rename(columns={"protocol": "control"})
-control.set_index(["control", "fakes", "model"])[["frame_AUC", "video_AUC", "video_low", "video_high"]].round(3)
+checks = {("words swapped", name): experiment.trial(
+    one.detector, study, seed=seed, **one.options) for name, one in words.items()}
+checks |= {("labels shuffled", name): mixed.trial(
+    one.detector, disjoint, seed=seed, model=experiment.clip, **one.options)
+    for name, one in blank.items()}
+control = method_comparison.table(checks, [train_on, *unseen], **interval)
+control = control.rename(columns={"protocol": "control"})
+columns = ["frame_AUC", "video_AUC", "video_low", "video_high"]
+control.set_index(["control", "fakes", "model"])[columns].round(3)
 
 # %% [markdown]
 # ### Few pairs
@@ -198,12 +213,14 @@ control.set_index(["control", "fakes", "model"])[["frame_AUC", "video_AUC", "vid
 # number of pairs.
 
 # %%
-few = {name: replace(models[name], options={**models[name].options, "steps": few_steps, "batch": few_batch})
+budget = {"steps": few_steps, "batch": few_batch}
+few = {name: replace(models[name], options={**models[name].options, **budget})
        for name in ("LoRA", "LN-tuning")}
 thin = replace(experiment, crops=method_comparison.thinned(experiment.crops, few_frames))
 with run.timed("few pairs"):
-    curves = method_comparison.few_shot(thin, split_table["study"], {"linear probe": models["linear probe"], **few}, test_on,
-                              pairs=[int(count) for count in pairs.split()], draws=few_draws, seed=seed)
+    curves = method_comparison.few_shot(
+        thin, study, {"linear probe": models["linear probe"], **few}, test_on,
+        pairs=[int(count) for count in pairs.split()], draws=few_draws, seed=seed)
 figure, ax = plt.subplots(figsize=(6, 3.4))
 plots.few_shot(curves, ax)
 ax.set_title(f"trained on few pairs of {train_on}, tested on {test_on}", fontsize=9)
@@ -213,7 +230,8 @@ plt.show()
 # The table gives the spread of the draws beside the mean.
 
 # %%
-curves.groupby(["model", "pairs"], sort=False).frame_AUC.agg(["mean", "min", "max", "size"]).round(3)
+grouped = curves.groupby(["model", "pairs"], sort=False).frame_AUC
+grouped.agg(["mean", "min", "max", "size"]).round(3)
 
 # %% [markdown]
 # ### What the papers report
@@ -231,10 +249,11 @@ published.related().set_index(["model", "paper"]).fillna("")
 # changes nothing. The AUC of a detector that relies on fine traces falls early.
 
 # %%
-test = experiment.view(split_table["study"], "test", ["real", test_on])
+test = experiment.view(split_tables["study"], "test", ["real", test_on])
 trio = {name: trials["study", name].detector for name in ("linear probe", "LoRA", "LN-tuning")}
 with run.timed("robustness"):
-    strained = method_comparison.robustness(trio, method_comparison.thinned(test, robust_frames), seed=seed)
+    thinner = method_comparison.thinned(test, robust_frames)
+    strained = method_comparison.robustness(trio, thinner, seed=seed)
 figure, axes = plt.subplots(1, strained.kind.nunique(), figsize=(15, 2.9), sharey=True)
 plots.strengths(strained, axes)
 figure.tight_layout()
@@ -244,7 +263,8 @@ plt.show()
 # The table gives the frame AUC at the highest strength minus that of the unperturbed crops.
 
 # %%
-steps = strained.pivot_table(index="kind", columns=["model", "strength"], values="frame_AUC", sort=False)
+steps = strained.pivot_table(
+    index="kind", columns=["model", "strength"], values="frame_AUC", sort=False)
 pd.DataFrame({name: steps[name][5] - steps[name][0] for name in trio}).round(3)
 
 # %% [markdown]
@@ -258,17 +278,21 @@ pd.DataFrame({name: steps[name][5] - steps[name][0] for name in trio}).round(3)
 eyes = {name: trials["identity", name].detector for name in ("LoRA", "components")}
 game, sanity = pd.DataFrame(), pd.DataFrame()
 if experiment.profile.demo and looked:
-    fakes = experiment.view(split_table["identity"], "test", [train_on, *unseen])
-    place = fakes.frames.groupby("manipulation").video.transform(lambda names: pd.factorize(names)[0])
+    fakes = experiment.view(split_tables["identity"], "test", [train_on, *unseen])
+    videos = fakes.frames.groupby("manipulation").video
+    place = videos.transform(lambda names: pd.factorize(names)[0])
     fakes = fakes.select((place < looked).to_numpy())
-    masks, maps = masks(experiment, fakes), {name: saliency.maps(detector, fakes) for name, detector in eyes.items()}
-    game = pd.concat({name: pointing_game.game(fakes, found, masks) for name, found in maps.items()}, names=["model"]).droplevel(1)
+    masks = changed_pixels(experiment, fakes)
+    maps = {name: saliency.maps(detector, fakes) for name, detector in eyes.items()}
+    games = {name: pointing_game.game(fakes, found, masks) for name, found in maps.items()}
+    game = pd.concat(games, names=["model"]).droplevel(1)
     sanity = method_comparison.head_matters(eyes, fakes, maps, seed)
     some = np.flatnonzero(~fakes.frames.duplicated(["manipulation"]).to_numpy())
-    plots.looks(fakes.images(some), masks[some], {name: found[some] for name, found in maps.items()})
+    plots.looks(fakes.images(some), masks[some],
+                {name: found[some] for name, found in maps.items()})
     plt.show()
 else:
-    display(Markdown("Left out: nobody knows to the pixel what was changed in this corpus, or no video was asked for."))
+    display(Markdown("Left out: the changed pixels are not known here, or `looked` is 0."))
 
 # %% [markdown]
 # The first table gives the pointing accuracy by manipulation, the second the rank correlation of
@@ -292,7 +316,8 @@ display(game.round(3), sanity.round(3))
 # %%
 run.seconds |= {f"{name}, seconds": row.seconds for name, row in cost.iterrows()} | {
     f"{name}, ms a crop": row.ms for name, row in cost.iterrows()}
-run.save({"rows": measured.to_dict("records"), "differences": gaps.to_dict("records"), "controls": control.to_dict("records"),
-          "few": curves.to_dict("records"), "robustness": strained.to_dict("records"),
-          "pointing": game.reset_index().to_dict("records"), "sanity": sanity.to_dict("records")},
-         scores=pd.concat([trial.scores.assign(model=name, protocol=protocol) for (protocol, name), trial in trials.items()]))
+scores = pd.concat([trial.scores.assign(model=name, protocol=protocol)
+                    for (protocol, name), trial in trials.items()])
+saved = {"rows": measured, "differences": gaps, "controls": control, "few": curves,
+         "robustness": strained, "pointing": game.reset_index(), "sanity": sanity}
+run.save({name: table.to_dict("records") for name, table in saved.items()}, scores=scores)

@@ -41,7 +41,7 @@ interactive = False  # in JupyterLab: choose or upload a video, look at it frame
 # %%
 plots.style()
 experiment = Experiment.open(profile)
-run = start("07_your_own_video", experiment.profile, dict(video=video, shown=shown, interactive=interactive))
+run = start("07_your_own_video", experiment.profile, globals())
 trained = results.result(profile, "03_lora_training")
 display(Markdown(run.stamp()))
 
@@ -53,7 +53,8 @@ display(Markdown(run.stamp()))
 
 # %%
 detector = videos.load(trained.folder)
-tested = trained.scores.query("split == 'test' and split_seed == @detector.card['split_seed'] and label == 1")
+tested = trained.scores.query(
+    "split == 'test' and split_seed == @detector.card['split_seed'] and label == 1")
 first = tested.merge(experiment.videos[[*KEY, "path"]], on=KEY).path.iloc[0]
 file = Path(video).expanduser() if video else Path(first)
 display(Markdown(f"The video: `{file.name}`. {videos.caveat(detector.card)}"))
@@ -93,11 +94,16 @@ if not verdict.reason:
 # range is a reason not to believe the score; a trait inside of it is no reason to believe it.
 
 # %%
-beside = pd.DataFrame(detector.card["domain"]["ranges"], index=["training, lowest", "training, highest"]).T
-beside.insert(0, "this video", pd.Series({name: verdict.traits.get(name) for name in training_domain.RANGES}, dtype=float))
-display(beside.rename(index={"side": "short side, pixels", "face": "face, pixels", "bits": "bits per pixel"}).round(3))
+beside = pd.DataFrame(detector.card["domain"]["ranges"],
+                      index=["training, lowest", "training, highest"]).T
+traits = {name: verdict.traits.get(name) for name in training_domain.RANGES}
+own = pd.Series(traits, dtype=float)
+beside.insert(0, "this video", own)
+names = {"side": "short side, pixels", "face": "face, pixels", "bits": "bits per pixel"}
+display(beside.rename(index=names).round(3))
 if not verdict.reason:
-    display(Markdown(f"Of the validation videos, {verdict.traits['farther']:.0%} lie at least as far from the training faces as this one."))
+    display(Markdown(f"Of the validation videos, {verdict.traits['farther']:.0%} lie at "
+                     "least as far from the training faces as this one."))
 
 # %% [markdown]
 # In JupyterLab, `interactive = True` shows a viewer: it takes another video by path or upload, and
@@ -117,6 +123,6 @@ if interactive:
 # still be wrong.
 
 # %%
-run.save({"score": None if verdict.reason else verdict.score, "called": verdict.called, "threshold": verdict.threshold,
-          "reason": verdict.reason, "traits": verdict.traits, "warnings": verdict.warnings},
-         frames=verdict.frames)
+saved = {name: getattr(verdict, name)
+         for name in ("called", "threshold", "reason", "traits", "warnings")}
+run.save(saved | {"score": None if verdict.reason else verdict.score}, frames=verdict.frames)

@@ -37,8 +37,7 @@ correlation = 0.7  # assumed correlation of two cells' scores within a class
 
 # %%
 plots.style()
-run = start("08_summary", config.load(profile), dict(
-    confidence=confidence, draws=draws, correlation=correlation))
+run = start("08_summary", config.load(profile), globals())
 results = [results.result(profile, name) for name in ("02_baseline_probe", "03_lora_training")]
 display(Markdown(run.stamp()))
 
@@ -117,7 +116,7 @@ plt.show()
 
 # %%
 paired = tables.paired(scores, "LoRA", "linear probe", confidence=confidence, draws=draws)
-columns = ["difference", "low", "high", "p_permutation", "p_delong", "detectable", "reals", "fakes"]
+columns = ["difference", "low", "high", "p_permutation", "p_delong", "detectable"]
 paired.set_index("split_seed")[columns].round(3)
 
 # %% [markdown]
@@ -126,8 +125,9 @@ paired.set_index("split_seed")[columns].round(3)
 # %%
 ahead = int((paired.difference > 0).sum())
 better, worse = int((paired.low > 0).sum()), int((paired.high < 0).sum())
-display(Markdown(f"LoRA is ahead on {ahead} of {len(paired)} splits. The interval of the difference lies above zero "
-                 f"on {better} splits and below zero on {worse}."))
+display(Markdown(f"LoRA is ahead on {ahead} of {len(paired)} draws of the split. The interval "
+                 f"of the difference lies above zero on {better} of them and below zero on "
+                 f"{worse}."))
 
 # %% [markdown]
 # ### Other corpora
@@ -137,8 +137,10 @@ display(Markdown(f"LoRA is ahead on {ahead} of {len(paired)} splits. The interva
 # threshold from the validation split of the profile's corpus.
 
 # %%
-elsewhere = across(run.profile, dict(zip(["linear probe", "LoRA"], results, strict=True)), split_seed)
-display(tables.across(elsewhere, scores).round(3) if len(elsewhere) else Markdown("The profile names no other corpus."))
+finished = dict(zip(["linear probe", "LoRA"], results, strict=True))
+elsewhere = across(run.profile, finished, split_seed)
+none = Markdown("The profile names no other corpus.")
+display(tables.across(elsewhere, scores).round(3) if len(elsewhere) else none)
 
 # %% [markdown]
 # ### The reported tables, decoded
@@ -159,17 +161,21 @@ decoded.round(3)
 constant = decoded.loc["constant_answer_fake"]
 rows = decoded.drop(index="constant_answer_fake")
 lora = rows.drop(index="linear_probe")
-gain = power.expected_optimism(published.GRID_CELLS, lora.AUC.median(), published.TEST_VIDEOS["negatives"],
+gain = power.expected_optimism(published.GRID_CELLS, lora.AUC.median(),
+                               published.TEST_VIDEOS["negatives"],
                                published.TEST_VIDEOS["positives"], correlation=correlation)
+reals, best = published.TEST_VIDEOS["negatives"], rows.loc["best"]
+reach = int((lora.high >= lora.AUC.max()).sum())
 display(Markdown(f"""
-- {int((rows.ACC <= constant.ACC).sum())} of {len(rows)} reported rows have no higher accuracy than the constant
-  answer "fake", and {int((rows.F1 <= constant.F1).sum())} no higher F1. These two measures cannot rank them.
-- The row with the best AUC calls {rows.loc["best", "FP"]} of {published.TEST_VIDEOS["negatives"]} real videos fake
-  (balanced accuracy {rows.loc["best", "balanced"]:.3f}); the highest accuracy among the LoRA rows is that of
-  {lora.ACC.idxmax()}.
-- {int((lora.high >= lora.AUC.max()).sum())} of the {len(lora)} LoRA rows have an interval that reaches the best AUC.
-- Choosing the best of {published.GRID_CELLS} equally good cells on so small a test split adds {gain["optimism"]:.3f} to
-  its AUC on average, if the scores of two cells correlate by {correlation} within a class (an assumption).
+- {int((rows.ACC <= constant.ACC).sum())} of {len(rows)} reported rows have no higher accuracy
+  than the constant answer "fake", and {int((rows.F1 <= constant.F1).sum())} no higher F1. These
+  two measures cannot rank them.
+- The row with the best AUC calls {best.FP} of {reals} real videos fake (balanced accuracy
+  {best.balanced:.3f}); the highest accuracy among the LoRA rows is that of {lora.ACC.idxmax()}.
+- {reach} of the {len(lora)} LoRA rows have an interval that reaches the best AUC.
+- Choosing the best of {published.GRID_CELLS} equally good settings on so small a test split
+  adds {gain["optimism"]:.3f} to its AUC on average, if the scores of two settings correlate by
+  {correlation} within a class (an assumption).
 """))
 
 # %% [markdown]

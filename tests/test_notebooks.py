@@ -71,7 +71,12 @@ def test_sections_come_in_order_and_the_last_cell_saves(notebook):
 def test_code_is_short_and_defines_nothing(notebook):
     tree = ast.parse("\n".join(code(notebook)))
     assert not [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.ClassDef)]
-    assert sum(len(source.splitlines()) for source in code(notebook)) <= 150
+    assert sum(len(source.splitlines()) for source in code(notebook)) <= 200
+
+
+def test_no_line_of_code_is_cut_off_on_the_page(notebook):
+    lines = [line for source in code(notebook) for line in source.splitlines()]
+    assert [line for line in lines if len(line) > 96] == []
 
 
 def test_every_code_cell_is_introduced(notebook):

@@ -18,7 +18,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -98,19 +98,21 @@ def escape(name: object) -> str:
     return re.sub(r"[^A-Za-z0-9 .,-]", lambda found: f"&#{ord(found[0])};", str(name))
 
 
-def start(
-    notebook: str, profile: Profile, parameters: dict[str, Any], *, data: str | None = None
-) -> Run:
-    """Open the run of a chapter: `parameters` are all that the notebook declares, `profile` apart.
+def start(notebook: str, profile: Profile, values: Mapping[str, Any]) -> Run:
+    """Open the run of a chapter; `values` holds all parameters that the notebook declares.
 
-    They decide the folder: the chapter's own when they equal the profile's, else one below sweep/. `data` is
-    a fingerprint of what was read. A finished run of the same configuration stays valid until `save`.
+    A notebook passes globals(), of which only the declared names count; any other mapping must hold
+    no further name. The values decide the folder: the chapter's where they equal the profile's, else
+    one below sweep/. A finished run of the same configuration stays valid until `save`.
     """
     check_kernel()
     path = notebooks.folder() / f"{notebook}.ipynb"
-    if missing := sorted(set(declared(path)) - set(parameters) - {"profile"}):
-        raise UserError(f"{notebook} declares {', '.join(missing)}, but does not pass it to runs.start")
-    config = configuration.of_run(path, profile, parameters) | {"data": data}
+    wanted = set(declared(path)) - {"profile"}
+    if missing := sorted(wanted - values.keys()):
+        raise UserError(f"{notebook} declares {', '.join(missing)}, but does not pass it to `start`")
+    own = "__name__" in values  # the namespace of a notebook
+    parameters = {name: value for name, value in values.items() if name in wanted or not own}
+    config = configuration.of_run(path, profile, parameters) | {"data": None}
     folder = configuration.place(path, profile, config)
     managed = os.environ.get("DFNB_RUN") == str(folder)
     if not managed:
