@@ -151,10 +151,9 @@ display(by_manipulation if len(by_manipulation) else Markdown("None is named her
 
 # %%
 detector = trials[split_seed].detector
-tower = sum(weights.numel() for weights in experiment.clip.vision_tower().parameters())
-display(
-    Markdown(f"{detector.trainable:,} values were trained, {detector.trainable / tower:.1%} "
-             f"of the image tower's {tower:,}."))
+encoder = sum(weights.numel() for weights in experiment.clip.vision_tower().parameters())
+display(Markdown(f"{detector.trainable:,} values were trained, {detector.trainable / encoder:.1%} "
+                 f"of the image encoder's {encoder:,}."))
 
 # %% [markdown]
 # ## Limits

@@ -27,6 +27,7 @@ from IPython.display import Markdown, display
 
 from dfnb import config
 from dfnb.evaluation import ablations, plots, sweep_plots
+from dfnb.evaluation.intervals import Bootstrap
 from dfnb.runs import results
 from dfnb.runs.run import start
 
@@ -48,7 +49,7 @@ display(Markdown(run.stamp()))
 # reason.
 
 # %%
-table = results.of_sweeps(profile, confidence)
+table = results.of_sweeps(profile, Bootstrap(confidence))
 sweeps = {name: ablations.of(table, name) for name in results.ROLES}
 grid, around, epochs_held, steps_held = sweeps.values()
 gaps = table[table.state != "done"]
@@ -119,7 +120,7 @@ for split in ablations.SPLITS:
 
 # %%
 pick = ablations.chosen(grid)
-luck = results.optimism(profile, grid, draws=draws)
+luck = results.optimism(profile, grid, Bootstrap(confidence, draws))
 display(Markdown(ablations.verdict(grid, pick, luck)))
 
 # %% [markdown]

@@ -27,6 +27,7 @@ from IPython.display import Markdown, display
 from dfnb import KEY
 from dfnb.data import identity, leak_splits, negative_controls, splits
 from dfnb.evaluation import intervals, leakage, plots
+from dfnb.evaluation.intervals import Bootstrap
 from dfnb.experiment import Experiment, planted_worlds
 from dfnb.runs.run import start
 
@@ -60,7 +61,7 @@ shape = dict(rank=rank, alpha=alpha, dropout=dropout, blocks=blocks)
 fitting = dict(epochs=epochs, batch=batch)
 lora = shape | fitting | dict(learning_rate=lora_rate)
 full = fitting | dict(learning_rate=full_rate)
-interval = dict(confidence=confidence, draws=draws)
+bootstrap = Bootstrap(confidence, draws)
 run = start("05_identity_leakage", experiment.profile, globals())
 display(Markdown(run.stamp()))
 
@@ -141,7 +142,7 @@ scores = leakage.collect(fitted)
 
 # %%
 both = (train_on, test_on)
-gaps = pd.concat([leakage.gaps(scores, fakes, **interval) for fakes in both], ignore_index=True)
+gaps = pd.concat([leakage.gaps(scores, fakes, bootstrap) for fakes in both], ignore_index=True)
 leakage.side_by_side(gaps).round(3)
 
 # %% [markdown]
@@ -174,7 +175,7 @@ display(Markdown(leakage.says(gaps)))
 # A leak helps when reals move left and fakes move right.
 
 # %%
-shifts = leakage.shifts(scores, **interval)
+shifts = leakage.shifts(scores, bootstrap)
 figure, axes = plt.subplots(1, 3, figsize=(13, 3.6), sharey=True)
 for ax, manipulation in zip(axes, ("real", train_on, test_on), strict=True):
     rows = shifts[shifts.manipulation == manipulation]
@@ -202,7 +203,7 @@ rows = pool.crops.frames
 people = rows.group.isin(tested.group.unique()) & rows.manipulation.isin(["real", train_on])
 view = pool.crops.select(people)
 clean = {model: fitted[model][leak_splits.REFERENCE, 0].detector for model in models}
-named = {model: leakage.naming(detector, view, **interval) for model, detector in clean.items()}
+named = {model: leakage.naming(detector, view, bootstrap) for model, detector in clean.items()}
 named = pd.concat(named, names=["model"]).reset_index("model")
 named.set_index(["question", "model"]).loc[named.question.unique()].round(3)
 
@@ -240,12 +241,12 @@ blank["linear probe, background only"] = leakage.trials(
 # all controls. Without a leak the interval should hold one half.
 
 # %%
-checks = [leakage.gaps(leakage.collect({name: trials}), fakes, **interval)
+checks = [leakage.gaps(leakage.collect({name: trials}), fakes, bootstrap)
           for name, trials in blank.items() for fakes in both]
 missing = negative_controls.missing(pool.crops.all_frames)
 for fakes in both:
     rows = missing[missing.manipulation.isin(["real", fakes])]
-    found = intervals.interval(rows.label, rows.score, rows.group, **interval)._asdict()
+    found = intervals.interval(rows.label, rows.score, rows.group, bootstrap)._asdict()
     found |= dict(model="lost frames only", fakes=fakes, arm=leak_splits.REFERENCE)
     checks.append(pd.DataFrame([found]).rename(columns={"value": "AUC"}))
 checks = pd.concat(checks)[["model", "arm", "fakes", "AUC", "low", "high"]]
@@ -267,7 +268,7 @@ with run.timed("planted leak"):
                             frames=2 * frames)
     cue = leakage.planted(worlds, ("frame", "video", "identity"), model=experiment.clip,
                           seeds=range(seed, seed + planted_seeds))
-rise = leakage.gaps(leakage.collect(cue), "NeuralTextures", reference="cue off", **interval)
+rise = leakage.gaps(leakage.collect(cue), "NeuralTextures", bootstrap, reference="cue off")
 rise.set_index(["model", "arm"])[["AUC", "low", "high", "gap", "gap_low", "gap_high"]].round(3)
 
 # %% [markdown]

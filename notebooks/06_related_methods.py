@@ -30,6 +30,7 @@ from IPython.display import Markdown, display
 
 from dfnb.data import negative_controls
 from dfnb.evaluation import method_comparison, plots, pointing_game, published
+from dfnb.evaluation.intervals import Bootstrap
 from dfnb.experiment import Experiment
 from dfnb.experiment import masks as changed_pixels
 from dfnb.models import saliency
@@ -116,7 +117,7 @@ with run.timed("training and scoring"):
 # parameters; EER and balanced accuracy are those of videos, at the threshold from validation.
 
 # %%
-measured = method_comparison.table(trials, [train_on, *unseen], **interval)
+measured = method_comparison.table(trials, [train_on, *unseen], bootstrap)
 main = measured.query("protocol == 'study' and fakes == @test_on")
 main = main.set_index("model").reindex(list(models))
 main.insert(0, "trains", [row.trains for row in models.values()])
@@ -174,7 +175,7 @@ display(Markdown(method_comparison.says(measured)))
 # the difference from draws of whole identity groups.
 
 # %%
-gaps = method_comparison.differences(trials, [train_on, *unseen], **interval)
+gaps = method_comparison.differences(trials, [train_on, *unseen], bootstrap)
 columns = ["difference", "low", "high", "p_permutation", "detectable"]
 two = gaps[gaps.fakes.isin([train_on, test_on])]
 two.set_index(["protocol", "fakes", "model"])[columns].round(3)
@@ -200,7 +201,7 @@ checks = {("words swapped", name): experiment.trial(
 checks |= {("labels shuffled", name): mixed.trial(
     one.detector, disjoint, seed=seed, model=experiment.clip, **one.options)
     for name, one in blank.items()}
-control = method_comparison.table(checks, [train_on, *unseen], **interval)
+control = method_comparison.table(checks, [train_on, *unseen], bootstrap)
 control = control.rename(columns={"protocol": "control"})
 columns = ["frame_AUC", "video_AUC", "video_low", "video_high"]
 control.set_index(["control", "fakes", "model"])[columns].round(3)

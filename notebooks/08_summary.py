@@ -25,6 +25,7 @@ from IPython.display import Markdown, display
 
 from dfnb import config
 from dfnb.evaluation import metrics, plots, power, published, tables
+from dfnb.evaluation.intervals import Bootstrap
 from dfnb.experiment import across
 from dfnb.runs import results
 from dfnb.runs.run import start
@@ -115,7 +116,7 @@ plt.show()
 # AUC, its interval, and the probability of so large a difference if the two were exchangeable.
 
 # %%
-paired = tables.paired(scores, "LoRA", "linear probe", confidence=confidence, draws=draws)
+paired = tables.paired(scores, "LoRA", "linear probe", Bootstrap(confidence, draws))
 columns = ["difference", "low", "high", "p_permutation", "p_delong", "detectable"]
 paired.set_index("split_seed")[columns].round(3)
 
