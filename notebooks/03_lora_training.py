@@ -152,8 +152,9 @@ display(by_manipulation if len(by_manipulation) else Markdown("None is named her
 # %%
 detector = trials[split_seed].detector
 encoder = sum(weights.numel() for weights in experiment.clip.vision_tower().parameters())
-display(Markdown(f"{detector.trainable:,} values were trained, {detector.trainable / encoder:.1%} "
-                 f"of the image encoder's {encoder:,}."))
+share = detector.trainable / encoder
+display(Markdown(f"{detector.trainable:,} values were trained, {share:.1%} of the image "
+                 f"encoder's {encoder:,}."))
 
 # %% [markdown]
 # ## Limits

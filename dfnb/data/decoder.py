@@ -6,6 +6,7 @@ and the pixels of the frames. A rejection is a line with the reason.
 """
 
 import contextlib
+import ctypes
 import json
 import os
 import resource
@@ -32,8 +33,11 @@ _reformatter = VideoReformatter()  # shared by all frames, because each one star
 def main() -> None:
     """Answer requests until the parent ends, each within its limits of memory and time.
 
-    The alarm is set in this process, so that a hanging decoder does not outlive a killed parent.
+    Linux kills this process with the thread that started it. The alarm is set in this process, so
+    that a hanging decoder does not outlive a killed parent elsewhere either.
     """
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent handles Ctrl-C
     _limit(resource.RLIMIT_CORE, 0)
     parent = socket.socket(fileno=int(sys.argv[1]))

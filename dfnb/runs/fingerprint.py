@@ -73,12 +73,15 @@ def imported(tree: ast.AST) -> set[str]:
 def _modules(tree: ast.AST) -> frozenset[str]:
     """Return the modules of dfnb, but for its demo world, that a syntax tree imports.
 
-    `dfnb.detectors` imports its modules by name, so all of them count where it is imported.
+    `dfnb.detectors` imports its modules by name, and `dfnb.data.video` starts the decoder by name,
+    so these count where the importing module does.
     """
     found = set()
     for name in imported(tree):
         parts = name.split(".")
         found |= {".".join(parts[:end]) for end in range(1, len(parts) + 1) if parts[0] == "dfnb"}
+    if "dfnb.data.video" in found:
+        found.add("dfnb.data.decoder")
     if "dfnb.detectors" in found:
         paths = _path("dfnb.detectors").parent.glob("*.py")
         found |= {f"dfnb.detectors.{path.stem}" for path in paths}
