@@ -35,7 +35,7 @@ run.save({"seed": seed})
 """
 PROFILE = {"corpus": {"root": "demo"}, "demo": {"seed": 1, "identities": 4, "frames": 2},
            "crops": {"frames": 2, "size": 64}, "notebooks": {"01_tiny": {}},
-           "sweeps": {"seeds": {"notebook": "01_tiny", "cells": [{"seed": 1}, {"seed": 2}]}}}
+           "sweeps": {"seeds": {"notebook": "01_tiny", "combinations": [{"seed": 1}, {"seed": 2}]}}}
 ALONE = {"evaluate", "export", "pair", "publish", "status"}  # commands that compute in their own process
 
 

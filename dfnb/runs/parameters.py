@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from dfnb import UserError
-from dfnb.config import Profile
+from dfnb.config import Profile, new_name
 from dfnb.runs.notebooks import code_cells
 
 KINDS = {int: "an integer", float: "a number", str: "a text", bool: "true or false"}
@@ -58,7 +58,8 @@ def check_parameters(notebook: Path, given: dict[str, Any], where: str = "") -> 
     for name in given:
         if name not in known:
             names = ", ".join(f"{name} ({kind.__name__})" for name, (_, kind, _) in known.items())
-            raise UserError(f"{notebook.stem} has no parameter {name!r}{origin}; it declares {names}")
+            remedy = new_name(name) or f"it declares {names}"
+            raise UserError(f"{notebook.stem} has no parameter {name!r}{origin}; {remedy}")
     return {name: _typed(name, value, known[name][1], origin) for name, value in given.items()}
 
 
@@ -97,7 +98,8 @@ def check_kernel() -> None:
         return
     for name in given:
         if name not in known:
-            raise UserError(f"this notebook has no parameter {name!r}; it declares {', '.join(known)}")
+            remedy = new_name(name) or f"it declares {', '.join(known)}"
+            raise UserError(f"this notebook has no parameter {name!r}; {remedy}")
         _check_range(name, shell.user_ns.get(name))
 
 
