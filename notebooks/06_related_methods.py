@@ -73,7 +73,7 @@ known = set(experiment.videos.manipulation)
 unseen = [test_on, *(kind for kind in also_on.split() if kind in known)]
 lora = dict(rank=rank, alpha=alpha, dropout=dropout, blocks=blocks, learning_rate=learning_rate)
 asked = dict(endpoint=endpoint, model=model, most_calls=most_calls)
-interval = dict(confidence=confidence, draws=draws)
+bootstrap = Bootstrap(confidence, draws)
 rates = dict(layernorm_rate=layernorm_rate, components_rate=components_rate)
 run = start("06_related_methods", experiment.profile, globals())
 display(Markdown(run.stamp()))

@@ -186,11 +186,12 @@ profile = "tiny"  # a profile
 
 # %%
 from dfnb import config
+from dfnb.evaluation.intervals import Bootstrap
 from dfnb.runs import results
 from dfnb.runs.run import start
 run = start("04_tiny", config.load(profile), {})
 table = results.of_sweeps(profile)
-luck = results.optimism(profile, table, draws=20)
+luck = results.optimism(profile, table, Bootstrap(draws=20))
 run.save({"states": table.state.tolist(), "why": table.why.tolist(), "test": table.test.tolist(),
           "trainable": table.trainable.tolist(), "best": luck.get("best")})
 '''

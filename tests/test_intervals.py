@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from dfnb import UserError
 from dfnb.evaluation import comparison, intervals, metrics, power, published
+from dfnb.evaluation.intervals import Bootstrap
 
 QUICK = settings(max_examples=40, deadline=None)
 
@@ -82,11 +83,11 @@ def test_delong_equals_the_u_statistics_over_all_pairs(data):
 def test_every_interval_is_inside_the_unit_interval_or_nan_with_a_reason(data):
     labels, scores, _, groups = data
     found = [
-        intervals.cluster_bootstrap(labels, scores, groups, draws=50),
-        intervals.cluster_bootstrap(labels, scores, groups, draws=50, percentile=True),
+        intervals.cluster_bootstrap(labels, scores, groups, Bootstrap(draws=50)),
+        intervals.cluster_bootstrap(labels, scores, groups, Bootstrap(draws=50), percentile=True),
         intervals.delong(labels, scores),
         intervals.delong(labels, scores, logit=True),
-        intervals.interval(labels, scores, groups, draws=50),
+        intervals.interval(labels, scores, groups, Bootstrap(draws=50)),
     ]
     for one in found:
         assert one.value == metrics.auc(labels, scores)
@@ -137,15 +138,16 @@ def test_the_primary_interval_is_newcombe_until_each_class_has_thirty_groups():
     ],
 )
 def test_a_bootstrap_without_support_is_nan_with_a_reason(labels, scores, groups, reason):
-    found = intervals.cluster_bootstrap(labels, scores, groups, draws=50)
+    found = intervals.cluster_bootstrap(labels, scores, groups, Bootstrap(draws=50))
     assert math.isnan(found.low) and reason in found.reason
-    told = comparison.compare(labels, scores, scores, groups, draws=50)
+    told = comparison.compare(labels, scores, scores, groups, Bootstrap(draws=50))
     assert math.isnan(told["low"]) and told["says"].startswith("The difference has no interval")
 
 
 def test_draws_depend_on_the_seed_alone():
     labels, scores, groups = drawn()
-    one, same, other = (intervals.bootstrap_aucs(labels, [scores], groups, seed=seed) for seed in (1, 1, 2))
+    one, same, other = (intervals.bootstrap_aucs(labels, [scores], groups, Bootstrap(seed=seed))
+                        for seed in (1, 1, 2))
     assert (one == same).all() and (one != other).any() and one.shape == (2000, 1)
 
 
@@ -185,8 +187,8 @@ def test_power_is_what_was_simulated_for_the_plan():
 @given(grouped(), st.integers(0, 3))
 def test_a_comparison_turns_its_sign_when_the_models_change_places(data, seed):
     labels, first, second, groups = data
-    there = comparison.compare(labels, first, second, groups, draws=60, seed=seed)
-    back = comparison.compare(labels, second, first, groups, draws=60, seed=seed)
+    there = comparison.compare(labels, first, second, groups, Bootstrap(draws=60, seed=seed))
+    back = comparison.compare(labels, second, first, groups, Bootstrap(draws=60, seed=seed))
     assert there["difference"] == pytest.approx(-back["difference"], abs=1e-12)
     assert there["p_permutation"] == pytest.approx(back["p_permutation"])
     if not there["reason"]:
@@ -206,13 +208,13 @@ def test_the_permutation_agrees_with_all_swaps_of_six_groups():
         difference = metrics.auc(labels, np.where(swap, second, first))
         difference -= metrics.auc(labels, np.where(swap, first, second))
         extreme += abs(difference) >= observed - 1e-12
-    found = comparison.paired_permutation(labels, first, second, groups, draws=4000)
+    found = comparison.paired_permutation(labels, first, second, groups, Bootstrap(draws=4000))
     assert found == pytest.approx(extreme / 64, abs=0.03)
 
 
 def test_a_permutation_does_not_mind_that_two_models_use_two_scales():
     labels, scores, groups = drawn(fakes=40)
-    assert comparison.paired_permutation(labels, scores, 100 * scores - 7, groups, draws=200) == 1
+    assert comparison.paired_permutation(labels, scores, 100 * scores - 7, groups, Bootstrap(draws=200)) == 1
 
 
 def test_two_models_far_apart_are_told_apart_and_two_equal_ones_never_called_equal():
@@ -275,7 +277,7 @@ def equal_cells(seed, cells, correlation=0.8):
 
 def test_picking_the_best_of_equal_cells_is_optimistic_by_about_what_is_estimated():
     known = power.expected_optimism(27, 0.85, 10, 100, correlation=0.8)["optimism"]
-    estimates = [power.optimism_of_best(*equal_cells(seed, 27), draws=200)["optimism"] for seed in range(20)]
+    estimates = [power.optimism_of_best(*equal_cells(seed, 27), Bootstrap(draws=200))["optimism"] for seed in range(20)]
     assert known == pytest.approx(0.06, abs=0.01)
     assert np.mean(estimates) == pytest.approx(known, abs=0.02)
 

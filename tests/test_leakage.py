@@ -9,6 +9,7 @@ import pytest
 from dfnb import config, experiment
 from dfnb.data.crops import CropView
 from dfnb.evaluation import comparison, leakage
+from dfnb.evaluation.intervals import Bootstrap
 
 
 def table(arm: str, scores, *, split_seed: int = 0, model: str = "m", fakes: str = "FaceSwap") -> pd.DataFrame:
@@ -27,7 +28,7 @@ def both(scores, leaked, **options) -> pd.DataFrame:
 def test_the_gap_is_the_mean_over_folds_of_auc_differences():
     scores = pd.concat([both([0.1, 0.6, 0.4, 0.9], [0.1, 0.3, 0.4, 0.9], split_seed=0),  # AUC 0.75, then 1
                         both([0.6, 0.2, 0.4, 0.1], [0.6, 0.2, 0.7, 0.1], split_seed=1)])  # AUC 0.25, then 0.5
-    found = leakage.gaps(scores, "FaceSwap", draws=50).set_index("arm")
+    found = leakage.gaps(scores, "FaceSwap", Bootstrap(draws=50)).set_index("arm")
     assert found.AUC.to_dict() == {"frame": 0.75, "identity": 0.5}
     assert found.gap["frame"] == 0.25 and found.by_split["frame"] == [0.25, 0.25]
     assert found.gap["identity"] == 0 and np.isnan(found.gap_low["identity"])
@@ -38,9 +39,9 @@ def test_on_one_fold_the_gap_has_the_interval_of_the_paired_bootstrap():
     rng = np.random.default_rng(0)
     scores, leaked = rng.random((2, 60))
     leaked[30:] = np.minimum(leaked[30:] + 0.3, 1)
-    found = leakage.gaps(both(scores, leaked), "FaceSwap", draws=4000).iloc[0]
+    found = leakage.gaps(both(scores, leaked), "FaceSwap", Bootstrap(draws=4000)).iloc[0]
     label = np.arange(60) * 2 // 60
-    expected = comparison.paired_bootstrap(label, leaked, scores, np.arange(60), draws=4000)
+    expected = comparison.paired_bootstrap(label, leaked, scores, np.arange(60), Bootstrap(draws=4000))
     assert found.gap == pytest.approx(expected.value)
     assert [found.gap_low, found.gap_high] == pytest.approx([expected.low, expected.high], abs=0.02)
 
@@ -48,7 +49,7 @@ def test_on_one_fold_the_gap_has_the_interval_of_the_paired_bootstrap():
 def test_other_manipulations_do_not_enter_a_gap():
     scores = both([0.1, 0.2, 0.8, 0.9], [0.1, 0.2, 0.8, 0.9])
     other = both([0.5, 0.5], [0.5, 0.0], fakes="NeuralTextures").query("label == 1")
-    found = leakage.gaps(pd.concat([scores, other]), "FaceSwap", draws=20)
+    found = leakage.gaps(pd.concat([scores, other]), "FaceSwap", Bootstrap(draws=20))
     assert found.AUC.tolist() == [1.0, 1.0]
 
 
@@ -64,7 +65,7 @@ def test_a_shift_is_told_in_deviations_of_the_validation_logits():
 
     checked = both(sigmoid([-1, 1]), sigmoid([-1, 1])).assign(split="validation")  # mean 0, deviation sqrt(2)
     moved = pd.concat([both(sigmoid([0, 0, 0, 0]), sigmoid([-2, -1, 1, 3])), checked])
-    found = leakage.shifts(moved, draws=50).set_index("manipulation")["shift"]
+    found = leakage.shifts(moved, Bootstrap(draws=50)).set_index("manipulation")["shift"]
     assert found.to_dict() == pytest.approx({"real": -1.5 / 2**0.5, "FaceSwap": 2.0 / 2**0.5})
 
 
@@ -73,7 +74,7 @@ def test_a_bolder_or_more_suspicious_detector_does_not_shift():
     bolder = 3 * logits + 2
     rows = [1 / (1 + np.exp(-values)) for values in (logits, bolder)]
     scores = both(*rows)
-    found = leakage.shifts(pd.concat([scores, scores.assign(split="validation")]), draws=50)
+    found = leakage.shifts(pd.concat([scores, scores.assign(split="validation")]), Bootstrap(draws=50))
     np.testing.assert_allclose(found["shift"], 0, atol=1e-9)
 
 
@@ -115,7 +116,7 @@ def people():
 def test_naming_finds_the_scene_in_scene_features_and_the_face_in_face_features(people, column, right):
     seen = people.frames[column].fillna(people.frames.target)
     features = (seen.to_numpy()[:, None] == np.array(["a", "b", "c"])).astype(np.float32)  # (n, 3)
-    found = leakage.naming(SimpleNamespace(features=lambda view: features), people, draws=20)
+    found = leakage.naming(SimpleNamespace(features=lambda view: features), people, Bootstrap(draws=20))
     assert found.accuracy.tolist() == right
     assert found.chance.tolist() == [1 / 3] * 3 and found.frames.tolist() == [6, 12, 12]
 
@@ -125,7 +126,8 @@ def test_a_planted_cue_is_found_where_frames_are_split_and_not_where_identities_
         monkeypatch.setenv(f"DFNB_{name}", str(tmp_path))
     worlds = experiment.planted_worlds(config.load("smoke"), 30, identities=40, frames=6, seed=5, workers=1, progress=False)
     trials = leakage.planted(worlds, ("frame", "identity"), seeds=range(3), model=worlds["cue on"].clip)
-    found = leakage.gaps(leakage.collect(trials), "NeuralTextures", reference="cue off", draws=200)
+    found = leakage.gaps(leakage.collect(trials), "NeuralTextures", Bootstrap(draws=200),
+                         reference="cue off")
     leaky, strict = (found[(found.arm == "cue on") & (found.model == name)].iloc[0] for name in trials)
     assert leaky.gap_low > 0 and leaky.AUC > 0.8
     assert strict.gap_low < 0 < strict.gap_high or abs(strict.gap) < 0.1

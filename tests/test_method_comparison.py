@@ -13,6 +13,7 @@ from dfnb import experiment, files
 from dfnb.data import perturbations
 from dfnb.data.crops import CropView
 from dfnb.evaluation import method_comparison, published
+from dfnb.evaluation.intervals import Bootstrap
 
 
 def scores(*values, videos=20, split="test"):
@@ -29,7 +30,7 @@ def trial(*values, trainable=3, validation=([0.2], [0.8], [0.8])):
 
 
 def test_every_kind_is_held_against_the_reals():
-    rows = method_comparison.table({("s", "m"): trial([0.1, 0.3], [0.9], [0.2])}, ["A", "B", "C"], draws=50)
+    rows = method_comparison.table({("s", "m"): trial([0.1, 0.3], [0.9], [0.2])}, ["A", "B", "C"], Bootstrap(draws=50))
     assert rows.fakes.tolist() == ["A", "B"]  # nothing of C was tested
     assert rows.video_AUC.tolist() == rows.frame_AUC.tolist() == [1, 0.5]
     assert rows.trained.tolist() == [3, 3] and rows.reals.tolist() == rows.videos.tolist() == [20, 20]
@@ -37,14 +38,14 @@ def test_every_kind_is_held_against_the_reals():
 
 def test_the_threshold_comes_from_validation():
     """Validation splits at one half; on test every real is above it, so half of the answers are wrong."""
-    rows = method_comparison.table({("s", "m"): trial([0.6], [0.9], [0.9])}, ["A"], draws=50)
+    rows = method_comparison.table({("s", "m"): trial([0.6], [0.9], [0.9])}, ["A"], Bootstrap(draws=50))
     assert rows.balanced.tolist() == [0.5] and rows.video_AUC.tolist() == [1]
 
 
 def test_crops_without_a_score_are_left_out():
     asked = trial([0.1, 0.3], [0.9], [0.2])
     asked.scores.loc[asked.scores.index[::5], "score"] = np.nan
-    row = method_comparison.table({("s", "m"): asked}, ["A"], draws=50).iloc[0]
+    row = method_comparison.table({("s", "m"): asked}, ["A"], Bootstrap(draws=50)).iloc[0]
     assert row.video_AUC == 1 and row.reals == row.videos == 16
 
 
@@ -52,7 +53,7 @@ def test_a_difference_is_paired_and_the_reference_has_none():
     generator = np.random.default_rng(0)
     noisy = trial(generator.random(20), generator.random(20) + 0.2, generator.random(20))
     trials = {("s", "LoRA"): noisy, ("s", "same"): noisy, ("s", "sure"): trial([0.1], [0.9], [0.9])}
-    rows = method_comparison.differences(trials, ["A"], draws=200).set_index("model")
+    rows = method_comparison.differences(trials, ["A"], Bootstrap(draws=200)).set_index("model")
     assert rows.index.tolist() == ["same", "sure"]
     assert rows[["protocol", "fakes", "reals", "videos"]].to_numpy().tolist() == [["s", "A", 20, 20]] * 2
     assert rows.loc["same", "difference"] == 0

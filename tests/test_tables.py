@@ -6,6 +6,7 @@ import pytest
 
 from dfnb import UserError
 from dfnb.evaluation import tables
+from dfnb.evaluation.intervals import Bootstrap
 
 
 def score_table(model: str, split_seed: int, reals: list[float], fakes: list[float]) -> pd.DataFrame:
@@ -62,7 +63,7 @@ def test_another_corpus_is_judged_by_the_threshold_from_home(scores):
 
 
 def test_paired_differences_are_those_of_the_same_videos(scores):
-    paired = tables.paired(scores, "good", "poor", draws=200)
+    paired = tables.paired(scores, "good", "poor", Bootstrap(draws=200))
     assert paired.split_seed.tolist() == [0, 1]
     np.testing.assert_allclose(paired.difference, [0.5, 5 / 6 - 0.5])
     assert set(paired.fakes) == {3}

@@ -10,8 +10,9 @@ from dfnb import UserError
 from dfnb.evaluation import metrics
 from dfnb.evaluation.intervals import (
     CHUNK,
-    DRAWS,
+    DEFAULT,
     NAN,
+    Bootstrap,
     Interval,
     bootstrap_aucs,
     delong_covariance,
@@ -28,16 +29,13 @@ def paired_bootstrap(
     first: ArrayLike,
     second: ArrayLike,
     groups: ArrayLike,
-    *,
-    confidence: float = 0.95,
-    draws: int = DRAWS,
-    seed: int = 0,
+    bootstrap: Bootstrap = DEFAULT,
 ) -> Interval:
     """Return AUC(first) - AUC(second) with its percentile interval over draws of whole identity groups."""
-    drawn, value, reason = _differences(labels, first, second, groups, draws, seed)
+    drawn, value, reason = _differences(labels, first, second, groups, bootstrap)
     if reason:
         return Interval(value, NAN, NAN, "paired cluster bootstrap", reason)
-    return Interval(value, *percentiles(drawn, confidence), "paired cluster bootstrap")
+    return Interval(value, *percentiles(drawn, bootstrap.confidence), "paired cluster bootstrap")
 
 
 def paired_permutation(
@@ -45,9 +43,7 @@ def paired_permutation(
     first: ArrayLike,
     second: ArrayLike,
     groups: ArrayLike,
-    *,
-    draws: int = DRAWS,
-    seed: int = 0,
+    bootstrap: Bootstrap = DEFAULT,
 ) -> float:
     """Return the two-sided p-value of AUC(first) = AUC(second), swapping the models group by group.
 
@@ -61,13 +57,13 @@ def paired_permutation(
     observed = abs(metrics.auc(labels, ranks[0]) - metrics.auc(labels, ranks[1]))
     names, member = np.unique(np.asarray(groups), return_inverse=True)
     auc = weighted_auc(np.tile(labels, 2), ranks.ravel())  # a swapped model chooses among both models' rows
-    rng, extreme = np.random.default_rng(seed), 0
+    rng, extreme = np.random.default_rng(bootstrap.seed), 0
     step = max(1, CHUNK // (2 * len(member)))
-    for start in range(0, draws, step):
-        kept = rng.integers(0, 2, (min(step, draws - start), len(names))).astype(float)[:, member]
+    for start in range(0, bootstrap.draws, step):
+        kept = rng.integers(0, 2, (min(step, bootstrap.draws - start), len(names))).astype(float)[:, member]
         difference = auc(np.hstack([kept, 1 - kept])) - auc(np.hstack([1 - kept, kept]))
         extreme += int((np.abs(difference) >= observed - 1e-12).sum())
-    return (1 + extreme) / (1 + draws)
+    return (1 + extreme) / (1 + bootstrap.draws)
 
 
 def paired_delong(
@@ -103,10 +99,7 @@ def compare(
     first: ArrayLike,
     second: ArrayLike,
     groups: ArrayLike,
-    *,
-    confidence: float = 0.95,
-    draws: int = DRAWS,
-    seed: int = 0,
+    bootstrap: Bootstrap = DEFAULT,
 ) -> dict[str, float | str]:
     """Return the paired comparison of two models on the same videos as one row, with a sentence in `says`.
 
@@ -116,36 +109,33 @@ def compare(
     labels = np.asarray(labels)
     if not len(labels) == len(first) == len(second) == len(groups):
         raise UserError("a paired comparison needs the same videos in the same order for both models")
-    drawn, difference, reason = _differences(labels, first, second, groups, draws, seed)
-    low, high = (NAN, NAN) if reason else percentiles(drawn, confidence)
-    second_opinion = paired_delong(labels, first, second, confidence)
+    drawn, difference, reason = _differences(labels, first, second, groups, bootstrap)
+    low, high = (NAN, NAN) if reason else percentiles(drawn, bootstrap.confidence)
+    second_opinion = paired_delong(labels, first, second, bootstrap.confidence)
     row = {
         "AUC_first": metrics.auc(labels, first),
         "AUC_second": metrics.auc(labels, second),
         "difference": difference,
         "low": low,
         "high": high,
-        "p_permutation": paired_permutation(labels, first, second, groups, draws=draws, seed=seed),
+        "p_permutation": paired_permutation(labels, first, second, groups, bootstrap),
         "p_delong": second_opinion["p"],
         "delong_low": second_opinion["low"],
         "delong_high": second_opinion["high"],
-        "detectable": NAN if reason else detectable_difference(float(drawn.std(ddof=1)), confidence=confidence),
+        "detectable": NAN if reason else detectable_difference(float(drawn.std(ddof=1)), confidence=bootstrap.confidence),
         "reals": int((labels == 0).sum()),
         "fakes": int((labels == 1).sum()),
         "groups": len(np.unique(np.asarray(groups))),
         "reason": reason,
     }
-    return {**row, "says": _sentence(row, confidence)}
+    return {**row, "says": _sentence(row, bootstrap.confidence)}
 
 
 def seed_spread(
     labels: ArrayLike,
     scores: Sequence[ArrayLike],
     groups: ArrayLike,
-    *,
-    confidence: float = 0.95,
-    draws: int = DRAWS,
-    seed: int = 0,
+    bootstrap: Bootstrap = DEFAULT,
 ) -> dict[str, float]:
     """Return the spread by training seed and by test sampling, two different numbers, for scores (seeds, n).
 
@@ -166,19 +156,19 @@ def seed_spread(
         "high": NAN,
     }
     if not np.isnan(aucs).any() and not too_few_groups(labels, groups):
-        drawn = bootstrap_aucs(labels, scores, groups, draws=draws, seed=seed).mean(axis=1)
-        low, high = percentiles(drawn, confidence)
+        drawn = bootstrap_aucs(labels, scores, groups, bootstrap).mean(axis=1)
+        low, high = percentiles(drawn, bootstrap.confidence)
         result |= {"sampling_sd": float(drawn.std(ddof=1)), "low": low, "high": high}
     return result
 
 
-def _differences(labels, first, second, groups, draws: int, seed: int) -> tuple[np.ndarray, float, str]:
+def _differences(labels, first, second, groups, bootstrap: Bootstrap) -> tuple[np.ndarray, float, str]:
     """Return the bootstrapped differences, the observed one, and why there are none."""
     value = metrics.auc(labels, first) - metrics.auc(labels, second)
     reason = metrics.undefined(labels, first) or metrics.undefined(labels, second)
     if reason := reason or too_few_groups(labels, groups):
         return np.empty(0), value, reason
-    aucs = bootstrap_aucs(labels, np.array([first, second], float), groups, draws=draws, seed=seed)
+    aucs = bootstrap_aucs(labels, np.array([first, second], float), groups, bootstrap)
     drawn = aucs[:, 0] - aucs[:, 1]
     if np.ptp(drawn) == 0:
         return drawn, value, "all draws have the same difference, so the bootstrap shows no spread"

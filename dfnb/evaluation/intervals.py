@@ -5,6 +5,7 @@ zero width.
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -16,10 +17,21 @@ from scipy.stats import t as student
 from dfnb import UserError
 from dfnb.evaluation import metrics
 
-DRAWS = 2000  # bootstrap draws and permutations
 ENOUGH_GROUPS = 30  # per class; from here on the cluster bootstrap is the primary interval
 CHUNK = 2_000_000  # weights held at a time, so that memory stays flat
 NAN = float("nan")
+
+
+@dataclass(frozen=True)
+class Bootstrap:
+    """Hold the options of an interval: confidence, bootstrap draws (or permutations), and seed."""
+
+    confidence: float = 0.95
+    draws: int = 2000
+    seed: int = 0
+
+
+DEFAULT = Bootstrap()
 
 
 class Interval(NamedTuple):
@@ -81,10 +93,8 @@ def cluster_bootstrap(
     labels: ArrayLike,
     scores: ArrayLike,
     groups: ArrayLike,
+    bootstrap: Bootstrap = DEFAULT,
     *,
-    confidence: float = 0.95,
-    draws: int = DRAWS,
-    seed: int = 0,
     percentile: bool = False,
 ) -> Interval:
     """Return the interval of the AUC over draws of whole groups, both classes present in each draw.
@@ -97,25 +107,20 @@ def cluster_bootstrap(
     value = metrics.auc(labels, scores)
     if reason := metrics.undefined(labels, scores) or too_few_groups(labels, groups):
         return Interval(value, NAN, NAN, kind, reason)
-    drawn = bootstrap_aucs(labels, np.atleast_2d(scores), groups, draws=draws, seed=seed)[:, 0]
+    drawn = bootstrap_aucs(labels, np.atleast_2d(scores), groups, bootstrap)[:, 0]
     if np.ptp(drawn) == 0 or value in (0, 1):
         return Interval(
             value, NAN, NAN, kind, "all draws have the same AUC, so the bootstrap shows no spread"
         )
     if percentile:
-        return Interval(value, *percentiles(drawn, confidence), kind)
-    quantile = float(student.ppf((1 + confidence) / 2, min(groups_per_class(labels, groups)) - 1))
+        return Interval(value, *percentiles(drawn, bootstrap.confidence), kind)
+    level = (1 + bootstrap.confidence) / 2
+    quantile = float(student.ppf(level, min(groups_per_class(labels, groups)) - 1))
     return Interval(value, *_on_logit_scale(value, quantile * float(drawn.std(ddof=1))), kind)
 
 
 def interval(
-    labels: ArrayLike,
-    scores: ArrayLike,
-    groups: ArrayLike,
-    *,
-    confidence: float = 0.95,
-    draws: int = DRAWS,
-    seed: int = 0,
+    labels: ArrayLike, scores: ArrayLike, groups: ArrayLike, bootstrap: Bootstrap = DEFAULT
 ) -> Interval:
     """Return the primary interval of a video-level AUC.
 
@@ -123,16 +128,16 @@ def interval(
     """
     labels = np.asarray(labels)
     if min(groups_per_class(labels, groups)) >= ENOUGH_GROUPS:
-        found = cluster_bootstrap(labels, scores, groups, confidence=confidence, draws=draws, seed=seed)
+        found = cluster_bootstrap(labels, scores, groups, bootstrap)
         if not found.reason:
             return found
     value = metrics.auc(labels, scores)
-    bounds = newcombe(value, (labels == 1).sum(), (labels == 0).sum(), confidence)
+    bounds = newcombe(value, (labels == 1).sum(), (labels == 0).sum(), bootstrap.confidence)
     return Interval(value, *bounds, "Newcombe", metrics.undefined(labels, scores))
 
 
 def bootstrap_aucs(
-    labels: ArrayLike, scores: ArrayLike, groups: ArrayLike, *, draws: int = DRAWS, seed: int = 0
+    labels: ArrayLike, scores: ArrayLike, groups: ArrayLike, bootstrap: Bootstrap = DEFAULT
 ) -> np.ndarray:
     """Return the AUC of each model in each draw of whole groups: scores (models, n) -> (draws, models).
 
@@ -142,7 +147,7 @@ def bootstrap_aucs(
         raise ValueError(f"there is nothing to draw from: {reason}")
     names, member = np.unique(np.asarray(groups), return_inverse=True)
     aucs = [weighted_auc(labels, row) for row in np.asarray(scores, float)]
-    rng, kept, missing = np.random.default_rng(seed), [], draws
+    rng, kept, missing = np.random.default_rng(bootstrap.seed), [], bootstrap.draws
     step = max(1, CHUNK // max(len(names), len(member)))
     while missing > 0:
         count = min(step, missing)

@@ -18,6 +18,7 @@ from dfnb.data import splits
 from dfnb.data.identity import shown
 from dfnb.data.leak_splits import ARMS, REFERENCE
 from dfnb.evaluation import intervals, metrics
+from dfnb.evaluation.intervals import DEFAULT, Bootstrap
 
 NAN = float("nan")
 ROW = ["split_seed", *KEY, "group", "label"]
@@ -54,8 +55,8 @@ def collect(models: Mapping[str, Mapping[tuple[str, int], object]]) -> pd.DataFr
                       for (arm, _), trial in trials.items()], ignore_index=True)
 
 
-def gaps(scores: pd.DataFrame, fakes: str, *, reference: str = REFERENCE, confidence: float = 0.95,
-         draws: int = intervals.DRAWS, seed: int = 0) -> pd.DataFrame:
+def gaps(scores: pd.DataFrame, fakes: str, bootstrap: Bootstrap = DEFAULT, *,
+         reference: str = REFERENCE) -> pd.DataFrame:
     """One row per model and arm: video AUC of reals against `fakes`, and its gap to the reference arm.
 
     `scores`: a score table with model, arm and split (the fold). low, high: Newcombe's interval, the classes counted
@@ -63,7 +64,7 @@ def gaps(scores: pd.DataFrame, fakes: str, *, reference: str = REFERENCE, confid
     """
     rows = []
     for model, wide in _wide(scores[scores["manipulation"].isin(["real", fakes])], "mean"):
-        weights = _weights(wide.index.get_level_values("group"), draws, seed)
+        weights = _weights(wide.index.get_level_values("group"), bootstrap)
         aucs = _aucs(wide, np.ones((1, len(wide))))[0]  # (splits, arms)
         drawn = _over_splits(_aucs(wide, weights))  # (draws, arms)
         base = list(wide).index(reference)
@@ -71,15 +72,15 @@ def gaps(scores: pd.DataFrame, fakes: str, *, reference: str = REFERENCE, confid
         for at, arm in enumerate(wide):
             gap = aucs[:, at] - aucs[:, base]
             value = float(aucs[:, at].mean())
-            low, high = intervals.newcombe(value, counts[1], counts[0], confidence)
-            apart = _spread(drawn[:, at] - drawn[:, base], confidence)
+            low, high = intervals.newcombe(value, counts[1], counts[0], bootstrap.confidence)
+            apart = _spread(drawn[:, at] - drawn[:, base], bootstrap.confidence)
             rows.append({"model": model, "arm": arm, "fakes": fakes, "AUC": value, "low": low, "high": high,
                          "gap": float(gap.mean()), "gap_low": apart[0], "gap_high": apart[1],
                          "by_split": gap.tolist(), "groups": sum(counts)})
     return pd.DataFrame(rows)
 
 
-def shifts(scores: pd.DataFrame, *, confidence: float = 0.95, draws: int = intervals.DRAWS, seed: int = 0) -> pd.DataFrame:
+def shifts(scores: pd.DataFrame, bootstrap: Bootstrap = DEFAULT) -> pd.DataFrame:
     """One row per model, leaky arm and manipulation: by how much its videos' mean logits moved from the reference arm.
 
     The unit is the standard deviation of the arm's logits of the validation videos, and their mean is 0: these videos
@@ -95,7 +96,7 @@ def shifts(scores: pd.DataFrame, *, confidence: float = 0.95, draws: int = inter
         for arm in moved:
             for manipulation, values in moved[arm].groupby("manipulation", sort=False):
                 groups = values.index.get_level_values("group")
-                low, high = mean_interval(values, groups, confidence=confidence, draws=draws, seed=seed)
+                low, high = mean_interval(values, groups, bootstrap)
                 rows.append({"model": model, "arm": arm, "manipulation": manipulation, "shift": float(values.mean()),
                              "low": low, "high": high, "videos": len(values)})
     return pd.DataFrame(rows)
@@ -120,7 +121,7 @@ def lowered(gaps: pd.DataFrame, shifts: pd.DataFrame) -> pd.DataFrame:
     return fell.set_index(["fakes", "model", "arm"])[["gap", "clear", "reals", "its_fakes"]]
 
 
-def naming(detector, view, *, confidence: float = 0.95, draws: int = intervals.DRAWS, seed: int = 0) -> pd.DataFrame:
+def naming(detector, view, bootstrap: Bootstrap = DEFAULT) -> pd.DataFrame:
     """How often a linear classifier on `detector.features` names the right person; `view` holds reals and their swaps.
 
     It learns the people on every other frame of the real videos. It is asked about the other frames of these, and
@@ -136,7 +137,7 @@ def naming(detector, view, *, confidence: float = 0.95, draws: int = intervals.D
     rows = []
     for question, (asked, truth) in questions.items():
         right = (named == truth)[asked].astype(float)
-        low, high = mean_interval(right, frames["group"][asked], confidence=confidence, draws=draws, seed=seed)
+        low, high = mean_interval(right, frames["group"][asked], bootstrap)
         rows.append({"question": question, "accuracy": float(right.mean()), "low": low, "high": high,
                      "chance": 1 / len(set(person[learn])), "frames": int(asked.sum())})
     return pd.DataFrame(rows)
@@ -165,11 +166,11 @@ def finds(rise: pd.DataFrame, reference: str = "cue off") -> str:
     return "\n".join(lines)
 
 
-def mean_interval(values: Sequence[float], groups: Sequence, *, confidence: float = 0.95, draws: int = intervals.DRAWS,
-                  seed: int = 0) -> tuple[float, float]:
+def mean_interval(values: Sequence[float], groups: Sequence,
+                  bootstrap: Bootstrap = DEFAULT) -> tuple[float, float]:
     """Return (low, high) of a mean over draws of whole groups; NaN where the draws do not spread."""
-    values, weights = np.asarray(values, float), _weights(groups, draws, seed)
-    return _spread(weights @ values / weights.sum(axis=1), confidence)
+    values, weights = np.asarray(values, float), _weights(groups, bootstrap)
+    return _spread(weights @ values / weights.sum(axis=1), bootstrap.confidence)
 
 
 def _wide(scores: pd.DataFrame, how: str, split: str = "test"):
@@ -187,11 +188,11 @@ def _logits(wide: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(logit(wide.to_numpy()), wide.index, wide.columns)
 
 
-def _weights(groups: Sequence, draws: int, seed: int) -> np.ndarray:
+def _weights(groups: Sequence, bootstrap: Bootstrap) -> np.ndarray:
     """How often each row is drawn when whole groups are, (draws, rows)."""
     names, member = np.unique(np.asarray(groups), return_inverse=True)
-    rng = np.random.default_rng(seed)
-    return rng.multinomial(len(names), np.full(len(names), 1 / len(names)), draws)[:, member].astype(float)
+    rng, share = np.random.default_rng(bootstrap.seed), np.full(len(names), 1 / len(names))
+    return rng.multinomial(len(names), share, bootstrap.draws)[:, member].astype(float)
 
 
 def _aucs(wide: pd.DataFrame, weights: np.ndarray) -> np.ndarray:

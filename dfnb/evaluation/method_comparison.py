@@ -22,6 +22,7 @@ from dfnb import KEY
 from dfnb.data import perturbations, splits
 from dfnb.data.crops import CropView
 from dfnb.evaluation import comparison, intervals, metrics
+from dfnb.evaluation.intervals import DEFAULT, Bootstrap
 from dfnb.models import saliency
 
 CONSTANT = 0.5  # the AUC of every constant answer
@@ -92,7 +93,7 @@ def thinned(view: CropView, frames: int) -> CropView:
     return view.select(first.to_numpy())
 
 
-def table(trials: Mapping, fakes: Sequence[str], *, confidence: float = 0.95, draws: int = intervals.DRAWS) -> pd.DataFrame:
+def table(trials: Mapping, fakes: Sequence[str], bootstrap: Bootstrap = DEFAULT) -> pd.DataFrame:
     """One row per split, fakes and model: parameters, frame and video AUC with intervals, EER, balanced accuracy.
 
     `trials`: (name of the split, model) -> `Trial`. Each kind of fakes is held against all reals of the test split.
@@ -106,7 +107,7 @@ def table(trials: Mapping, fakes: Sequence[str], *, confidence: float = 0.95, dr
             if test["label"].nunique() == 2:
                 validation = trial.scores.query("split == 'validation'").dropna(subset="score")
                 rows.append({"protocol": protocol, "fakes": kind, "model": model, "trained": trial.detector.trainable}
-                            | _measured(test, validation, confidence, draws))
+                            | _measured(test, validation, bootstrap))
     return pd.DataFrame(rows)
 
 
@@ -114,10 +115,10 @@ def _against(scores: pd.DataFrame, kind: str) -> pd.DataFrame:
     return scores[(scores["split"] == "test") & scores["manipulation"].isin(["real", kind]) & scores["score"].notna()]
 
 
-def _measured(test: pd.DataFrame, validation: pd.DataFrame, confidence: float, draws: int) -> dict:
+def _measured(test: pd.DataFrame, validation: pd.DataFrame, bootstrap: Bootstrap) -> dict:
     videos, checked = metrics.to_videos(test), metrics.to_videos(validation)
-    frame = intervals.cluster_bootstrap(test.label, test.score, test.group, confidence=confidence, draws=draws)
-    video = intervals.interval(videos.label, videos.score, videos.group, confidence=confidence, draws=draws)
+    frame = intervals.cluster_bootstrap(test.label, test.score, test.group, bootstrap)
+    video = intervals.interval(videos.label, videos.score, videos.group, bootstrap)
     judged = metrics.row(videos.label, videos.score, metrics.best_threshold(checked.label, checked.score))
     return {"frame_AUC": frame.value, "frame_low": frame.low, "frame_high": frame.high,
             "video_AUC": video.value, "video_low": video.low, "video_high": video.high,
@@ -125,8 +126,8 @@ def _measured(test: pd.DataFrame, validation: pd.DataFrame, confidence: float, d
             "videos": int((videos.label == 1).sum())}
 
 
-def differences(trials: Mapping, fakes: Sequence[str], *, reference: str = LORA, confidence: float = 0.95,
-                draws: int = intervals.DRAWS) -> pd.DataFrame:
+def differences(trials: Mapping, fakes: Sequence[str], bootstrap: Bootstrap = DEFAULT, *,
+                reference: str = LORA) -> pd.DataFrame:
     """Each model minus the reference on the same test videos: one row of `compare.compare` per split, fakes and model."""
     rows = []
     for (protocol, model), trial in trials.items():
@@ -134,7 +135,7 @@ def differences(trials: Mapping, fakes: Sequence[str], *, reference: str = LORA,
             first, second = (metrics.to_videos(_against(of.scores, kind)) for of in (trial, trials[protocol, reference]))
             both = first.merge(second, on=KEY, suffixes=("", "_other"), validate="one_to_one")
             if both["label"].nunique() == 2:
-                found = comparison.compare(both.label, both.score, both.score_other, both.group, confidence=confidence, draws=draws)
+                found = comparison.compare(both.label, both.score, both.score_other, both.group, bootstrap)
                 names = {"protocol": protocol, "fakes": kind, "model": model, "videos": found["fakes"]}
                 rows.append(found | names)  # `compare` counts in "fakes" what is named here
     return pd.DataFrame(rows)

@@ -12,7 +12,9 @@ from numpy.typing import ArrayLike
 from scipy.stats import norm
 
 from dfnb.evaluation import intervals, metrics
-from dfnb.evaluation.intervals import CHUNK, NAN
+from dfnb.evaluation.intervals import CHUNK, NAN, Bootstrap
+
+HALVES = Bootstrap(draws=500)  # random halves of the identity groups
 
 
 def coverage(
@@ -99,7 +101,7 @@ def expected_optimism(
 
 
 def optimism_of_best(
-    labels: ArrayLike, scores: ArrayLike, groups: ArrayLike, *, draws: int = 500, seed: int = 0
+    labels: ArrayLike, scores: ArrayLike, groups: ArrayLike, bootstrap: Bootstrap = HALVES
 ) -> dict[str, float | str]:
     """Return the optimism of reporting the best of K cells chosen on the test set, from scores (cells, n).
 
@@ -113,7 +115,8 @@ def optimism_of_best(
     if reason:
         return {"best": -1, "apparent": NAN, "nested": NAN, "optimism": NAN, "reason": reason}
     names, member = np.unique(np.asarray(groups), return_inverse=True)
-    order = np.random.default_rng(seed).random((draws, len(names))).argsort(axis=1).argsort(axis=1)
+    rng = np.random.default_rng(bootstrap.seed)
+    order = rng.random((bootstrap.draws, len(names))).argsort(axis=1).argsort(axis=1)
     chosen_half = (order < len(names) // 2).astype(float)[:, member]
     aucs = [intervals.weighted_auc(labels, row) for row in scores]
     here = np.stack([auc(chosen_half) for auc in aucs], axis=1)
@@ -139,9 +142,9 @@ def _intervals(labels, scores, groups, confidence: float, bootstrap_draws: int, 
         intervals.delong(labels, scores, confidence, logit=True),
     ]
     if bootstrap_draws:
-        options = {"confidence": confidence, "draws": bootstrap_draws, "seed": seed}
+        bootstrap = Bootstrap(confidence, bootstrap_draws, seed)
         found += [
-            intervals.cluster_bootstrap(labels, scores, groups, **options, percentile=percentile)
+            intervals.cluster_bootstrap(labels, scores, groups, bootstrap, percentile=percentile)
             for percentile in (False, True)
         ]
     return found

@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 
 from dfnb import KEY, UserError, files
 from dfnb.evaluation import comparison, intervals, metrics, plots
+from dfnb.evaluation.intervals import DEFAULT, Bootstrap
 from dfnb.evaluation.score_files import read_scores
 
 KEY = KEY
@@ -27,8 +28,7 @@ def evaluate(
     score: str | None = None,
     label: str | None = None,
     logits: bool = False,
-    confidence: float = 0.95,
-    seed: int = 0,
+    bootstrap: Bootstrap = DEFAULT,
 ) -> dict:
     """Read a score file (and a second one to compare with), write the report into `out` and return it.
 
@@ -40,14 +40,14 @@ def evaluate(
     if other is not None:
         second, second_notes = read_scores(other, **options)
         notes += second_notes
-    found = report(scores, second, confidence=confidence, seed=seed)
+    found = report(scores, second, bootstrap)
     found["notes"] = notes + found["notes"]
     write(found, out)
     return {**found, "folder": str(out)}
 
 
 def report(
-    scores: pd.DataFrame, other: pd.DataFrame | None = None, *, confidence: float = 0.95, seed: int = 0
+    scores: pd.DataFrame, other: pd.DataFrame | None = None, bootstrap: Bootstrap = DEFAULT
 ) -> dict:
     """Return the report of a `scores` table, on its split "test", as a dict of tables.
 
@@ -63,21 +63,21 @@ def report(
     videos = metrics.to_videos(test)
     validation = scores[scores["split"] == "validation"]
     rows = [
-        *_rows("frame", test, validation, confidence, seed),
-        *_rows("video", videos, _folded(validation), confidence, seed),
+        *_rows("frame", test, validation, bootstrap),
+        *_rows("video", videos, _folded(validation), bootstrap),
     ]
     if len(videos) == len(test):
         rows = [row for row in rows if row["unit"] == "video"]
     return {
         "table": pd.DataFrame(rows),
-        "intervals": _intervals(videos, confidence, seed),
+        "intervals": _intervals(videos, bootstrap),
         "counts": _counts(test),
-        "manipulations": _manipulations(videos, confidence, seed),
+        "manipulations": _manipulations(videos, bootstrap),
         "averages": _averages(test),
-        "comparison": None if other is None else _comparison(videos, other, confidence, seed),
+        "comparison": None if other is None else _comparison(videos, other, bootstrap),
         "videos": videos,
         "notes": _notes(test, videos, validation),
-        "confidence": confidence,
+        "confidence": bootstrap.confidence,
     }
 
 
@@ -129,13 +129,13 @@ def _folded(rows: pd.DataFrame) -> pd.DataFrame:
     return metrics.to_videos(rows) if len(rows) else rows
 
 
-def _rows(name: str, rows: pd.DataFrame, validation: pd.DataFrame, confidence: float, seed: int) -> list[dict]:
+def _rows(name: str, rows: pd.DataFrame, validation: pd.DataFrame, bootstrap: Bootstrap) -> list[dict]:
     """Return the table's rows of one unit; frames are resampled by identity group, never as units."""
     labels, scores, groups = (rows[column].to_numpy() for column in ("label", "score", "group"))
     if name == "video":
-        found = intervals.interval(labels, scores, groups, confidence=confidence, seed=seed)
+        found = intervals.interval(labels, scores, groups, bootstrap)
     else:
-        found = intervals.cluster_bootstrap(labels, scores, groups, confidence=confidence, seed=seed)
+        found = intervals.cluster_bootstrap(labels, scores, groups, bootstrap)
     told = {"low": found.low, "high": found.high, "interval": found.kind, "reason": found.reason}
     thresholds = {"threshold 0.5": 0.5}
     if len(validation):
@@ -153,18 +153,18 @@ def _rows(name: str, rows: pd.DataFrame, validation: pd.DataFrame, confidence: f
     ]
 
 
-def _intervals(videos: pd.DataFrame, confidence: float, seed: int) -> pd.DataFrame:
+def _intervals(videos: pd.DataFrame, bootstrap: Bootstrap) -> pd.DataFrame:
     """Return every kind of interval of the video AUC, the primary one marked."""
     labels, scores, groups = (videos[column].to_numpy() for column in ("label", "score", "group"))
-    primary = intervals.interval(labels, scores, groups, confidence=confidence, seed=seed).kind
+    primary = intervals.interval(labels, scores, groups, bootstrap).kind
     value = metrics.auc(labels, scores)
     reason = metrics.undefined(labels, scores)
-    bounds = intervals.newcombe(value, (labels == 1).sum(), (labels == 0).sum(), confidence)
+    bounds = intervals.newcombe(value, (labels == 1).sum(), (labels == 0).sum(), bootstrap.confidence)
     found = [
         intervals.Interval(value, *bounds, "Newcombe", reason),
-        intervals.cluster_bootstrap(labels, scores, groups, confidence=confidence, seed=seed),
-        intervals.delong(labels, scores, confidence),
-        intervals.delong(labels, scores, confidence, logit=True),
+        intervals.cluster_bootstrap(labels, scores, groups, bootstrap),
+        intervals.delong(labels, scores, bootstrap.confidence),
+        intervals.delong(labels, scores, bootstrap.confidence, logit=True),
     ]
     return pd.DataFrame([{**one._asdict(), "primary": one.kind == primary} for one in found])
 
@@ -176,12 +176,12 @@ def _counts(rows: pd.DataFrame) -> pd.DataFrame:
     return counts.reset_index()
 
 
-def _manipulations(videos: pd.DataFrame, confidence: float, seed: int) -> pd.DataFrame:
+def _manipulations(videos: pd.DataFrame, bootstrap: Bootstrap) -> pd.DataFrame:
     """Return the AUC of each manipulation against all reals."""
     rows = []
     for manipulation in sorted(set(videos.loc[videos["label"] == 1, "manipulation"])):
         both = videos[(videos["label"] == 0) | (videos["manipulation"] == manipulation)]
-        found = intervals.interval(both["label"], both["score"], both["group"], confidence=confidence, seed=seed)
+        found = intervals.interval(both["label"], both["score"], both["group"], bootstrap)
         fakes = int((both["label"] == 1).sum())
         eer = metrics.eer(both["label"], both["score"])
         told = {"AUC": found.value, "low": found.low, "high": found.high, "EER": eer, "interval": found.kind}
@@ -205,7 +205,7 @@ def _averages(rows: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(found)
 
 
-def _comparison(videos: pd.DataFrame, other: pd.DataFrame, confidence: float, seed: int) -> pd.DataFrame:
+def _comparison(videos: pd.DataFrame, other: pd.DataFrame, bootstrap: Bootstrap) -> pd.DataFrame:
     """Return the paired comparison on the test videos that both files have, as a table of one row."""
     theirs = metrics.to_videos(other[other["split"] == "test"])
     both = videos.merge(theirs, on=KEY, suffixes=("", "_other"), validate="one_to_one")
@@ -219,7 +219,7 @@ def _comparison(videos: pd.DataFrame, other: pd.DataFrame, confidence: float, se
         name = both.loc[both["label"] != both["label_other"], "video"].iloc[0]
         raise UserError(f"the two score files give video {name!r} different labels")
     row = comparison.compare(
-        both["label"].to_numpy(), both["score"], both["score_other"], both["group"], confidence=confidence, seed=seed
+        both["label"].to_numpy(), both["score"], both["score_other"], both["group"], bootstrap
     )
     left_out = len(videos) + len(theirs) - 2 * len(both)
     return pd.DataFrame([{**row, "videos": len(both), "left_out": left_out}])

@@ -6,18 +6,19 @@ import pandas as pd
 
 from dfnb import KEY, UserError
 from dfnb.evaluation import comparison, metrics, report
+from dfnb.evaluation.intervals import DEFAULT, Bootstrap
 
 CONSTANT = 'always "fake"'
 CHOSEN = "threshold from validation"
 MEASURES = ["ACC", "F1", "balanced", "EER", "AUC"]
 
 
-def by_split(scores: pd.DataFrame, *, confidence: float = 0.95, seed: int = 0) -> pd.DataFrame:
+def by_split(scores: pd.DataFrame, bootstrap: Bootstrap = DEFAULT) -> pd.DataFrame:
     """One row per model, split, unit (frame, video) and answer: `evaluate.report` of each model on each split.
 
     `scores` has the columns of a score table, and model and split; test and validation splits.
     """
-    found = [report.report(rows, confidence=confidence, seed=seed)["table"].assign(model=model, split_seed=split_seed)
+    found = [report.report(rows, bootstrap=bootstrap)["table"].assign(model=model, split_seed=split_seed)
              for (model, split_seed), rows in scores.groupby(["model", "split_seed"], sort=False)]
     table = pd.concat(found, ignore_index=True)
     return table[["model", "split_seed", *table.columns.drop(["model", "split_seed"])]]
@@ -68,8 +69,8 @@ def across(scores: pd.DataFrame, home: pd.DataFrame) -> pd.DataFrame:
     return pd.concat(found, ignore_index=True)[["tested", "model", "reals", "fakes", *MEASURES, "low", "high"]]
 
 
-def paired(scores: pd.DataFrame, first: str, second: str, *, confidence: float = 0.95, draws: int = 2000,
-           seed: int = 0) -> pd.DataFrame:
+def paired(scores: pd.DataFrame, first: str, second: str,
+           bootstrap: Bootstrap = DEFAULT) -> pd.DataFrame:
     """Compare two models on the same test videos, split by split: one row of `compare.compare` each."""
     test = scores[scores.split == "test"]
     if missing := {first, second} - set(test.model):
@@ -78,5 +79,5 @@ def paired(scores: pd.DataFrame, first: str, second: str, *, confidence: float =
     both = videos[0].merge(videos[1], on=[*KEY, "split_seed"], suffixes=("", "_other"), validate="one_to_one")
     return pd.DataFrame([
         {"split_seed": split_seed} | comparison.compare(rows.label, rows.score, rows.score_other, rows.group,
-                                           confidence=confidence, draws=draws, seed=seed)
+                                           bootstrap)
         for split_seed, rows in both.groupby("split_seed")])

@@ -12,6 +12,7 @@ from dfnb import UserError
 from dfnb.config import load
 from dfnb.evaluation import intervals, metrics, power, tables
 from dfnb.evaluation.ablations import FACTORS, SPLITS
+from dfnb.evaluation.intervals import DEFAULT, Bootstrap
 from dfnb.runs import configuration, notebooks, run, state
 from dfnb.runs import grid as grids
 from dfnb.runs.parameters import chapter_parameters
@@ -75,7 +76,7 @@ def read(folder: Path, *, done: bool = True) -> Result | None:
     return Result(folder) if digest else None
 
 
-def of_sweeps(profile: str, confidence: float = 0.95) -> pd.DataFrame:
+def of_sweeps(profile: str, bootstrap: Bootstrap = DEFAULT) -> pd.DataFrame:
     """One row a run of the profile's sweeps: sweeps, state, why, its parameters, MEASURED, seconds (CPU), memory (MB).
 
     `train_frames` and `validation_frames` are the AUCs of frames at the epoch kept; `validation` and `test` those of
@@ -87,18 +88,18 @@ def of_sweeps(profile: str, confidence: float = 0.95) -> pd.DataFrame:
         row = grids.row(cell)
         found = read(cell.folder, done=row["state"] == "done")
         told = {key: row[key] for key in ("sweeps", "run", "state", "why")}
-        rows.append(told | row["parameters"] | (_measured(found, confidence) if found else {}))
+        rows.append(told | row["parameters"] | (_measured(found, bootstrap) if found else {}))
     columns = ["sweeps", "run", "state", "why", "split_seed", *FACTORS, "steps", *MEASURED, "seconds", "memory"]
     return pd.DataFrame(rows).reindex(columns=columns)
 
 
-def _measured(result: Result, confidence: float) -> dict:
+def _measured(result: Result, bootstrap: Bootstrap) -> dict:
     """The numbers of one finished run of chapter 3."""
     kept = next(row for row in result.metrics["history"] if row["best"])
     table = pd.DataFrame(result.metrics["rows"])
     test = tables.chosen(table, "video").iloc[0] if "threshold from validation" in set(table.answer) else None
     videos = metrics.to_videos(result.scores[result.scores.split == "validation"])
-    bounds = intervals.interval(videos.label, videos.score, videos.group, confidence=confidence)
+    bounds = intervals.interval(videos.label, videos.score, videos.group, bootstrap)
     found = {"trainable": result.metrics["trainable"], "steps_taken": result.metrics["history"][-1]["steps"],
              "train_frames": kept["train_auc"],
              "validation_frames": kept["validation_auc"], "validation_loss": kept["validation_loss"],
@@ -117,7 +118,7 @@ def base(profile: str) -> pd.DataFrame:
     return pd.DataFrame({"chapter 3": chapter, "sweeps": chapter | (sweep.base if sweep else {})}, dtype=object)
 
 
-def optimism(profile: str, grid: pd.DataFrame, *, draws: int = 500, seed: int = 0) -> dict:
+def optimism(profile: str, grid: pd.DataFrame, bootstrap: Bootstrap = power.HALVES) -> dict:
     """`power.optimism_of_best` over the finished cells of a grid, on the test videos that all of them scored."""
     done = grid[grid.state == "done"]
     if len(done) < 2:
@@ -125,6 +126,6 @@ def optimism(profile: str, grid: pd.DataFrame, *, draws: int = 500, seed: int = 
     folders = {cell.folder.name: cell.folder for cell in grids.expand(load(profile))}
     videos = [metrics.to_videos(read(folders[name]).scores.query("split == 'test'")) for name in done.run]
     scores = np.stack([table.score for table in videos])
-    return power.optimism_of_best(videos[0].label, scores, videos[0].group, draws=draws, seed=seed)
+    return power.optimism_of_best(videos[0].label, scores, videos[0].group, bootstrap)
 
 
