@@ -201,7 +201,7 @@ def pair() -> None:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run a command and return its exit code: 2 and a sentence for what the user can mend, 130 for Ctrl-C."""
+    """Run a command and return its exit code: 2 and a sentence for what the user can fix, 130 for Ctrl-C."""
     from dfnb import UserError
 
     try:

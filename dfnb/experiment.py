@@ -207,7 +207,7 @@ def masks(experiment: Experiment, view: crops.CropView) -> np.ndarray:
 
 def planted_worlds(profile: config.Profile, amplitude: float, *, identities: int, frames: int, seed: int | None = None,
             workers: int | None = None, progress: bool = True) -> dict[str, Experiment]:
-    """The same small demo world without and with a planted cue of so many grey levels: "cue off" and "cue on".
+    """The same small demo world without and with a planted cue of `amplitude` grey levels: "cue off" and "cue on".
 
     The cue gives away the label of scenes one knows and tells nothing about others (`demo.corpus.make`). The fakes are
     NeuralTextures at its weakest (nothing is lost in the bottleneck, no error of colour), so that there is next to

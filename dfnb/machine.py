@@ -34,11 +34,11 @@ class Machine:
         return int(self.memory * SHARE)
 
     def room(self, each: int) -> int:
-        """Workers that are no more than there are cores, and fit when each takes so many bytes; at least one."""
+        """Return the workers that cores and memory allow when each takes `each` bytes; at least one."""
         return max(1, min(self.cores, self.budget // each, self.tasks // TASKS))
 
     def workers(self, wanted: int | None, each: int) -> int:
-        """The wanted number of workers, by default `room`; UserError where there is no memory for so many."""
+        """Return the wanted number of workers, by default `room`; UserError where memory is short."""
         if wanted and wanted > 1 and wanted * each > self.budget:
             raise UserError(f"{wanted} workers may take {wanted * each / 1e9:.1f} GB together, more than the "
                             f"{self.budget / 1e9:.1f} GB that this machine has for them; {max(1, self.budget // each)} fit")
@@ -47,7 +47,8 @@ class Machine:
 
 def look(cgroup: Path = CGROUP) -> Machine:
     """The machine as this process may use it: its affinity, the limits of its control groups (`cgroup`, the root of
-    their file system), and `DFNB_CORES` where that says fewer cores."""
+    their file system), and `DFNB_CORES` where that says fewer cores.
+    """
     cores = processors()
     memory, tasks = _physical(), sys.maxsize
     for group in _groups(cgroup):

@@ -91,10 +91,10 @@ def test_validation_chooses_and_the_loss_breaks_ties():
                  validation_loss=[0.1, 0.6, 0.4], test=[0.9, 0.5, 0.6])
     pick = ablations.chosen(table)
     assert pick["rank"] == 32
-    told = ablations.verdict(table, pick, {"reason": "", "optimism": 0.031})
-    assert "chooses rank 32, alpha 16, dropout 0: 0.600 on test" in told
+    words = ablations.verdict(table, pick, {"reason": "", "optimism": 0.031})
+    assert "chooses rank 32, alpha 16, dropout 0: 0.600 on test" in words
     assert "has no AUC on test" in ablations.verdict(table, pick.copy().replace(pick.test, np.nan), {})
-    assert "number 2 of 3" in told and "best on test is rank 8" in told and "optimistic by 0.031" in told
+    assert "number 2 of 3" in words and "best on test is rank 8" in words and "optimistic by 0.031" in words
 
 
 def test_eight_rows_by_the_rules_of_the_study():
@@ -128,9 +128,9 @@ def test_along_keeps_the_runs_that_differ_in_one_factor_only():
 
 def test_the_sentence_says_what_was_held_and_how_many_steps_were_taken():
     rows = runs([(8, 64, 0.05)] * 4, fraction=[0.2, 0.2, 1.0, 1.0], split_seed=[0, 1, 0, 1], test=[0.5, 0.7, 0.8, 0.9])
-    told = ablations.held(rows.assign(steps_taken=[48, 48, 240, 240]), rows)
-    assert "**epochs held**" in told and "fraction 0.2 took 48 steps and has a test AUC of 0.600" in told
-    assert "**steps held**" in told and "fraction 1 took 240 and has 0.850 (means of 2 and 2 draws)" in told
+    words = ablations.held(rows.assign(steps_taken=[48, 48, 240, 240]), rows)
+    assert "**epochs held**" in words and "fraction 0.2 took 48 steps and has a test AUC of 0.600" in words
+    assert "**steps held**" in words and "fraction 1 took 240 and has 0.850 (means of 2 and 2 draws)" in words
 
 
 # ------------------------------------------------------------------- pictures

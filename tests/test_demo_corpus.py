@@ -326,13 +326,13 @@ def test_a_deepfake_shows_the_source_with_pose_expression_and_light_of_the_targe
     assert np.abs(stranger - image)[mask == 1].mean() > 5
 
 
-@pytest.mark.parametrize(("kind", "field", "strength", "dial"),
+@pytest.mark.parametrize(("kind", "field", "strength", "setting"),
                          [("Face2Face", "face2face", Face2FaceStrength, "texture"),
                           ("Deepfakes", "deepfakes", DeepfakesStrength, "bottleneck")])
-def test_the_main_dial_of_the_further_kinds_removes_fine_detail(takes, kind, field, strength, dial):
+def test_the_main_setting_of_the_further_kinds_removes_fine_detail(takes, kind, field, strength, setting):
     details = []
     for keep in (1.0, 0.6, 0.4, 0.2):
-        image, mask = first(kind, *takes, **{field: strength(**{dial: keep})})
+        image, mask = first(kind, *takes, **{field: strength(**{setting: keep})})
         details.append(sharpness(image, mask == 1))
     assert details == sorted(details, reverse=True)
     assert details[-1] < 0.6 * details[0]

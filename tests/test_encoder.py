@@ -40,7 +40,7 @@ def test_every_weight_gets_the_gradient_of_the_whole(clip, pixels):
         for pooled in (tower(pixels).pooler_output, leave(tower, enter(tower, pixels, 0), 0))
     )
     for name, whole, half in zip(named, wholes, halves, strict=True):
-        torch.testing.assert_close(half, whole, msg=lambda told, name=name: f"{name}: {told}")
+        torch.testing.assert_close(half, whole, msg=lambda text, name=name: f"{name}: {text}")
 
 
 @pytest.mark.parametrize("training", [False, True])
@@ -53,7 +53,7 @@ def test_an_adapted_class_token_is_that_of_all_tokens_and_drops_the_same_of_them
         for projection, tokens in (
             (attention.q_proj, normed[:, :1]), (attention.k_proj, normed), (attention.v_proj, normed))
     )
-    told = F.scaled_dot_product_attention(query, key, value, scale=attention.scale).flatten(1)
-    token = hidden[:, 0] + attention.out_proj(told)
+    text = F.scaled_dot_product_attention(query, key, value, scale=attention.scale).flatten(1)
+    token = hidden[:, 0] + attention.out_proj(text)
     torch.manual_seed(3)
     torch.testing.assert_close(class_token(layer, hidden), token + layer.mlp(layer.layer_norm2(token)))

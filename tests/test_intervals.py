@@ -140,8 +140,8 @@ def test_the_primary_interval_is_newcombe_until_each_class_has_thirty_groups():
 def test_a_bootstrap_without_support_is_nan_with_a_reason(labels, scores, groups, reason):
     found = intervals.cluster_bootstrap(labels, scores, groups, Bootstrap(draws=50))
     assert math.isnan(found.low) and reason in found.reason
-    told = comparison.compare(labels, scores, scores, groups, Bootstrap(draws=50))
-    assert math.isnan(told["low"]) and told["says"].startswith("The difference has no interval")
+    text = comparison.compare(labels, scores, scores, groups, Bootstrap(draws=50))
+    assert math.isnan(text["low"]) and text["says"].startswith("The difference has no interval")
 
 
 def test_draws_depend_on_the_seed_alone():

@@ -73,7 +73,7 @@ def test_only_the_identity_arm_is_disjoint(designs, videos):
 
 @pytest.mark.parametrize(
     ("arm", "manipulation", "as_real", "as_fake"),
-    [  # what of a test video was seen in training, by the label it was seen with
+    [  # the part of a test video that training saw, and the label
         ("frame", "real", LEAKS, []),
         ("frame", "FaceSwap", [], LEAKS),
         ("frame", "NeuralTextures", [], ["scene", "pair", "group"]),  # its FaceSwap sibling shows the other face

@@ -195,9 +195,9 @@ def test_what_the_machine_loses_ends_the_work_at_once_and_is_not_remembered(reas
 
     monkeypatch.setenv("DFNB_CACHE", str(tmp_path))
     monkeypatch.setattr(video, "read", lose)
-    with pytest.raises(UserError, match="8 of the first 8 videos of FaceSwap .* reason that lies in this machine") as told:
+    with pytest.raises(UserError, match="8 of the first 8 videos of FaceSwap .* reason that lies in this machine") as words:
         crops.build(videos(40), frames=4, size=32, workers=1, progress=False)
-    assert reason in str(told.value) and len(read) == 8
+    assert reason in str(words.value) and len(read) == 8
     assert not list((tmp_path / "crops").glob("*.json"))
 
 

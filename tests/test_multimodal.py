@@ -159,8 +159,8 @@ def test_a_question_holds_the_prompt_and_the_very_pixels(server, crops):
 
 @pytest.mark.parametrize(("frames", "rows"), [(1, [1, 4]), (2, [0, 2, 3, 5]), (3, range(6)), (9, range(6))])
 def test_frames_asked_about_are_spread_over_a_video(server, crops, frames, rows):
-    told = fit(server, frames=frames).transcripts(crops)
-    assert told.row.tolist() == list(rows) and told.frame.tolist() == [row % 3 for row in rows]
+    sentence = fit(server, frames=frames).transcripts(crops)
+    assert sentence.row.tolist() == list(rows) and sentence.frame.tolist() == [row % 3 for row in rows]
 
 
 # ------------------------------------------------------------------- faults
@@ -227,8 +227,8 @@ def test_a_lasting_fault_ends_it_with_a_sentence(server, crops, fault, calls, me
 )
 def test_a_filtered_question_is_a_refusal(server, crops, refusal):
     server.script = [refusal]
-    told = fit(server).transcripts(crops.select([0]))
-    assert told.answer.tolist() == ["refusal"] and len(server.requests) == 1
+    sentence = fit(server).transcripts(crops.select([0]))
+    assert sentence.answer.tolist() == ["refusal"] and len(server.requests) == 1
 
 
 def test_nobody_listens(crops, server):
@@ -269,8 +269,8 @@ def test_a_damaged_transcript_is_asked_for_again(server, crops):
 
 
 def test_equal_pictures_are_one_question(server, crops):
-    told = fit(server, frames=3).transcripts(crops.select([0, 0, 0]))
-    assert len(told) == 3 and len(server.requests) == 1
+    sentence = fit(server, frames=3).transcripts(crops.select([0, 0, 0]))
+    assert len(sentence) == 3 and len(server.requests) == 1
 
 
 def test_the_explanation_is_escaped_where_it_is_shown(server, crops):
@@ -401,12 +401,12 @@ def test_a_real_server_with_a_real_vision_language_model(tmp_path, crops):
         options = {"base_url": f"http://127.0.0.1:{port}/v1", "model": str(tmp_path / "model"), "repeats": 6, "frames": 3,
                    "fields": {"max_tokens": 3}, "say": lambda text: 0}
         detector = multimodal.fit(None, None, clip=CLIP, **options)
-        told, scores = detector.transcripts(crops), detector.score(crops)
+        sentence, scores = detector.transcripts(crops), detector.score(crops)
     finally:
         process.terminate()
         process.wait()
-    assert len(told) == 36 and {"yes", "no", "garbage"} == set(told.answer)  # by chance, and at random each time
-    expected = [told[told.row.eq(row) & told.answer.isin(["yes", "no"])].answer.eq("yes").mean() for row in range(6)]
+    assert len(sentence) == 36 and {"yes", "no", "garbage"} == set(sentence.answer)  # by chance, and at random each time
+    expected = [sentence[sentence.row.eq(row) & sentence.answer.isin(["yes", "no"])].answer.eq("yes").mean() for row in range(6)]
     np.testing.assert_allclose(scores, expected)
     again = multimodal.fit(None, None, clip=CLIP, **options).score(crops)  # nobody listens any more
     np.testing.assert_array_equal(again, scores)

@@ -307,7 +307,7 @@ def test_the_official_lists_leave_four_test_ids_linked_to_training():
                         for protocol in ("official", "official-strict"))
     dropped = {split: set(rows.video) - set(strict.video) for split, rows in official.groupby("split")}
     assert dropped["test"] == {"078", "755", "759", "955"} and dropped["train"] == set()
-    assert dropped["validation"] == set("004 566 567 606 617 638 640 837 875 890 979 982".split())
+    assert dropped["validation"] == set(["004", "566", "567", "606", "617", "638", "640", "837", "875", "890", "979", "982"])
     identity.check_disjoint(strict, videos, groups=groups)
     with pytest.raises(UserError, match="078, 755, 759, 955"):
         identity.check_disjoint(official, videos, groups=groups)

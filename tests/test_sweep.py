@@ -223,10 +223,10 @@ while not (os.path.exists("{home}/04.begun") and os.path.exists("{home}/05.begun
     names = ["03_tiny", "04_tiny", "05_tiny", "07_tiny", "08_tiny"]
     arguments = ["study", "--profile", "tiny", "--workers", "2", *(word for name in names for word in ("--only", name))]
     assert cli.main(arguments) == 0
-    told = capsys.readouterr().out
-    assert told.startswith(f"{'; '.join(names)}; the runs of rows\n03_tiny: running\n1/9 03_tiny done in ")
-    assert "\n04_tiny: running\n05_tiny: running\n" in told
-    assert "\n9/9 08_tiny done in " in told and told.endswith("sweeps: 4 runs: 4 done\n")
+    words = capsys.readouterr().out
+    assert words.startswith(f"{'; '.join(names)}; the runs of rows\n03_tiny: running\n1/9 03_tiny done in ")
+    assert "\n04_tiny: running\n05_tiny: running\n" in words
+    assert "\n9/9 08_tiny done in " in words and words.endswith("sweeps: 4 runs: 4 done\n")
     assert executed(home) == Counter([*names, *NAMES])
     begun = (home / "executed").read_text().split()
     assert begun[0] == "03_tiny" and set(begun[1:3]) == {"04_tiny", "05_tiny"}

@@ -41,8 +41,8 @@ def test_with_many_dimensions_a_training_crop_is_at_about_one_and_a_foreign_one_
 
 
 def test_inside_of_the_ranges_nothing_is_said(learnt):
-    found, told = training_domain.compare(learnt, KNOWN, np.zeros((4, 6)))
-    assert told == []
+    found, text = training_domain.compare(learnt, KNOWN, np.zeros((4, 6)))
+    assert text == []
     assert 0 < found["farther"] <= 1
 
 
@@ -57,9 +57,9 @@ def test_what_lies_outside_is_said_in_words(learnt, changed, sentence):
 
 
 def test_a_face_that_is_farther_than_every_validation_video_is_said_so(learnt):
-    found, told = training_domain.compare(learnt, KNOWN, some(3, 4, shift=30))
+    found, text = training_domain.compare(learnt, KNOWN, some(3, 4, shift=30))
     assert found["farther"] == 0
-    assert told == ["its faces look less like the training faces than those of any of the 10 validation videos"]
+    assert text == ["its faces look less like the training faces than those of any of the 10 validation videos"]
 
 
 def test_farther_is_the_share_of_validation_videos_at_least_as_far(learnt):

@@ -51,22 +51,22 @@ def installed(site, tmp_path):
 
 def test_a_corpus_is_listed_scored_and_evaluated_and_a_detector_exported(
         installed, corpus, finished, tmp_path):
-    code, told = installed("corpus", corpus)
-    assert code == 0 and "FaceSwap" in told
-    code, told = installed("score", corpus / "original_sequences", "--run", finished[0], "--out",
+    code, words = installed("corpus", corpus)
+    assert code == 0 and "FaceSwap" in words
+    code, words = installed("score", corpus / "original_sequences", "--run", finished[0], "--out",
                            tmp_path / "scores")
-    assert code == 0 and "probability of fake" in told, told
+    assert code == 0 and "probability of fake" in words, words
     assert (tmp_path / "home" / ".cache" / "dfnb").is_dir()  # not among the installed packages
-    code, told = installed("evaluate", finished[0] / "scores.parquet", "--out", tmp_path / "report")
-    assert code == 0 and "AUC" in told, told
-    code, told = installed("demo", tmp_path / "world", "--identities", "2", "--frames", "2",
+    code, words = installed("evaluate", finished[0] / "scores.parquet", "--out", tmp_path / "report")
+    assert code == 0 and "AUC" in words, words
+    code, words = installed("demo", tmp_path / "world", "--identities", "2", "--frames", "2",
                            "--workers", "1")
-    assert code == 0 and len(list((tmp_path / "world").rglob("*.mp4"))) >= 4, told
+    assert code == 0 and len(list((tmp_path / "world").rglob("*.mp4"))) >= 4, words
 
 
 @pytest.mark.parametrize("command",
                          [["study"], ["status"], ["run", "03"], ["sweep"], ["book"], ["pair"]])
 def test_what_needs_a_clone_says_so_and_how_to_get_one(installed, command):
-    code, told = installed(*command)
-    assert code == 2 and "Traceback" not in told
-    assert "needs a clone of the repository" in told and "`git clone` it and call `make study` there" in told
+    code, words = installed(*command)
+    assert code == 2 and "Traceback" not in words
+    assert "needs a clone of the repository" in words and "`git clone` it and call `make study` there" in words

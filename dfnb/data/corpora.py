@@ -20,7 +20,7 @@ def index(
 
     `layout` is one of `layouts.LAYOUTS`, recognised where it is not given. Rows: the reals first (label 0), then the
     manipulations (label 1) in the order given, or all by name; in each class the videos by name, the first
-    `videos_per_class` of them if it is set, of a manipulation in `videos` the first so many. Reals are those of the corpora
+    `videos_per_class` of them if it is set, of a manipulation in `videos` as many as it says. Reals are those of the corpora
     that the manipulations belong to. A real is its own target, or its person's, and has no source (missing value).
     `compression` counts where the layout tells it. Raises UserError where something asked for is missing, misnamed,
     or there twice.
@@ -66,12 +66,12 @@ def _of(found: Found, manipulation: str, compression: str) -> pd.DataFrame:
     if rows.empty:
         there = ", ".join(sorted(set(found.videos.manipulation) - {REAL, ""})) or "none"
         raise UserError(f"no videos of {manipulation} at {found.root}: found the manipulations {there}; set {setting} in the profile")
-    told = rows.compression.isin(["", compression])
-    if not told.any():
+    text = rows.compression.isin(["", compression])
+    if not text.any():
         there = ", ".join(sorted(set(rows.compression)))
         raise UserError(f"no videos of {manipulation} in compression {compression} at {found.root}: found {there}; "
                         "set corpus.compression in the profile or fetch the missing files")
-    rows = rows[told]
+    rows = rows[text]
     _check(rows)
     if (twice := rows.duplicated(KEY, keep=False)).any():
         raise UserError(f"one video lies in two places: {' and '.join(rows.path[twice][:2])}; remove one of them")

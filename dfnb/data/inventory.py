@@ -117,13 +117,13 @@ def _copies(measured: pd.DataFrame) -> list[str]:
     """Videos that are there twice: under one name, or with one size and one first MB."""
     key = ["corpus", "manipulation", "compression", "video"]
     twice = measured[measured.duplicated(key, keep=False)]
-    told = [f"{' and '.join(rows.path)} have one name" for _, rows in twice.groupby(key)]
+    words = [f"{' and '.join(rows.path)} have one name" for _, rows in twice.groupby(key)]
     alike = measured[(measured.why == "") & measured.duplicated("bytes", keep=False)]
     with ThreadPoolExecutor(8) as pool:
         alike = alike.assign(first=list(pool.map(_first, alike.path)))
     for _, rows in alike[alike.duplicated(["bytes", "first"], keep=False)].groupby(["bytes", "first"], sort=False):
-        told.append(f"{len(rows)} files have one content: {_some(list(rows.path), 2)}")
-    return told
+        words.append(f"{len(rows)} files have one content: {_some(list(rows.path), 2)}")
+    return words
 
 
 def _first(path: str) -> str:
@@ -187,9 +187,9 @@ def _head(inventory: Inventory) -> list[str]:
 def _lacks(inventory: Inventory) -> list[str]:
     lines = [f"note: {note}" for note in inventory.found.notes]
     for name in ("unusable", "unreadable", "copies"):
-        told = getattr(inventory, name)
-        lines.append(f"{name}: {len(told) or 'none'}")
-        lines += [f"  {line}" for line in told[:5]] + ([f"  and {len(told) - 5} more"] if len(told) > 5 else [])
+        words = getattr(inventory, name)
+        lines.append(f"{name}: {len(words) or 'none'}")
+        lines += [f"  {line}" for line in words[:5]] + ([f"  and {len(words) - 5} more"] if len(words) > 5 else [])
     of = f" ({inventory.compression})" if inventory.compression else ""
     lines.append(f"partners{of}:")
     for row in inventory.partners.itertuples():

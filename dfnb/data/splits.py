@@ -15,7 +15,7 @@ from dfnb import KEY, SPLITS, UserError
 from dfnb.data.identity import check_disjoint, identity_groups
 
 SHARES = (0.7, 0.2, 0.1)  # of training, validation and test in the study's real videos
-LEAKY = {  # protocol -> what of a test video may have been seen in training
+LEAKY = {  # protocol -> the part of a test video that training may have seen
     "study": "scene and person of the fakes",
     "frame": "frames of the same video",
     "video": "scene and face",

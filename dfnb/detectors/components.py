@@ -150,7 +150,7 @@ class Components:
 
 
 def _steps(count: int, clip: Clip, frames: int) -> Iterator[np.ndarray]:
-    """Rows 0 .. count - 1 in groups that fit a forward pass, each row being so many frames."""
+    """Rows 0 .. count - 1 in groups that fit a forward pass, each row being some frames."""
     step = max(1, clip.pieces().size // frames)
     return (np.arange(start, min(start + step, count)) for start in range(0, count, step))
 

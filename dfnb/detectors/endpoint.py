@@ -76,8 +76,8 @@ class Endpoint:
                 raise UserError(f"{name} must be at least {least}, got {getattr(self, name)}")
         if taken := {"model", "messages", "stream", "n"} & self.fields.keys():
             raise UserError(f"fields must not hold {' or '.join(sorted(taken))}: a call is one question, one answer")
-        told = json.dumps([self.base_url, self.model, self.prompt, self.fields])
-        if _without_key(told) != told:
+        words = json.dumps([self.base_url, self.model, self.prompt, self.fields])
+        if _without_key(words) != words:
             raise UserError(f"the key belongs in ${KEY} alone: it stands in base_url, model, prompt or fields")
 
     def place(self, image: str, repeat: int) -> Path:
@@ -108,7 +108,7 @@ class Endpoint:
     def ask(self, questions: list[tuple[np.ndarray, int]]) -> Iterator[dict]:
         """Transcripts of (picture uint8 (h, w, 3), repeat), in their order, each kept as soon as it is there.
 
-        Raises UserError where the endpoint answers with an error that waiting does not mend, or none at all; what
+        Raises UserError where the endpoint answers with an error that waiting does not fix, or not at all; what
         was answered before is kept, so that the same call goes on from there.
         """
         client, broken = self._client(), threading.Event()
@@ -156,7 +156,7 @@ class Endpoint:
     def _told(self, what: str) -> str:
         what = _without_key(" ".join(what.split()))[:300]
         return (f"the endpoint {self.base_url} {what} (after up to {self.retries} retries, {self.timeout:g} s each); "
-                f"answers so far are kept: mend it and run again")
+                f"the answers so far are kept: fix it and run again")
 
 
 def _read(reply) -> dict:

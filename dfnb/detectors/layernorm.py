@@ -63,7 +63,7 @@ class Classifier(nn.Module):
 
 
 def uniformity(features: torch.Tensor) -> torch.Tensor:
-    """log mean exp(-2 |x - y|^2) over all pairs of features (n, width) on the sphere (Wang and Isola, 2020, eq. 9)."""
+    """Log mean exp(-2 |x - y|^2) over all pairs of features (n, width) on the sphere (Wang and Isola, 2020, eq. 9)."""
     return _distances(features).mul(-2).exp()[_pairs(len(features))].mean().log()
 
 

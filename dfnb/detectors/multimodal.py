@@ -41,13 +41,13 @@ class Multimodal:
 
         A refusal is no answer: neither "real" nor one half. Drop the NaN before any measure, and report their number.
         """
-        told = self.transcripts(crops)
-        answered = told[told.answer.isin(["yes", "no"])]
+        text = self.transcripts(crops)
+        answered = text[text.answer.isin(["yes", "no"])]
         scores = np.full(len(crops), np.nan, np.float32)
         shares = answered.answer.eq("yes").groupby(answered.row).mean()
         scores[shares.index.to_numpy(int)] = shares
-        counts = ", ".join(f"{told.answer.eq(answer).sum()} {answer}" for answer in ANSWERS)
-        self.say(f"{len(told)} answers: {counts}; {told.row.nunique() - len(shares)} of {told.row.nunique()} crops "
+        counts = ", ".join(f"{text.answer.eq(answer).sum()} {answer}" for answer in ANSWERS)
+        self.say(f"{len(text)} answers: {counts}; {text.row.nunique() - len(shares)} of {text.row.nunique()} crops "
                  f"without an answer have no score")
         return scores
 
@@ -68,8 +68,8 @@ class Multimodal:
         for _ in self.endpoint.ask(list(missing.values())):
             self.calls += 1
         table = crops.frames.iloc[[row for row, _ in wanted]][[*KEY, "frame", "label"]].reset_index(drop=True)
-        told = [self.endpoint.known(hashes[row], repeat) for row, repeat in wanted]
-        answers = [classify(kept["text"], refused=kept["refused"]) for kept in told]
+        text = [self.endpoint.known(hashes[row], repeat) for row, repeat in wanted]
+        answers = [classify(kept["text"], refused=kept["refused"]) for kept in text]
         table[["row", "repeat"]] = wanted
         table[["answer", "explanation"]] = answers
         return table
@@ -130,10 +130,10 @@ def load(folder: Path, clip: Clip, *, say: Callable[[str], None] = print) -> Mul
     return Multimodal(Endpoint(**asked), about, say)
 
 
-def page(crops, told: pd.DataFrame) -> str:
+def page(crops, text: pd.DataFrame) -> str:
     """HTML: each crop of a table of transcripts beside what was said of it; a model's words are escaped."""
     sections = []
-    for row, here in told.groupby("row", sort=False):
+    for row, here in text.groupby("row", sort=False):
         first = here.iloc[0]
         name = html.escape(f"{first.manipulation} {first.video}, frame {first.frame}")
         said = "".join(f"<li>{html.escape(f'{one.answer}: {one.explanation}')}</li>" for one in here.itertuples())

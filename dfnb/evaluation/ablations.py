@@ -12,7 +12,7 @@ from dfnb.evaluation import published
 
 SPLITS = ["validation", "test"]
 FACTORS = ["rank", "alpha", "dropout", "blocks", "fraction"]
-EFFECTS = {  # a factor, and the unit in which its effect is told: a change by one of the column
+EFFECTS = {  # a factor, and the column whose change by one is the unit of its effect
     "rank, doubled": lambda runs: np.log2(runs["rank"]),
     "alpha / rank, doubled": lambda runs: np.log2(runs["alpha"] / runs["rank"]),
     "dropout, + 0.05": lambda runs: runs["dropout"] / 0.05,
@@ -142,7 +142,7 @@ def fractions(epochs_held: pd.DataFrame, steps_held: pd.DataFrame) -> pd.DataFra
 def held(epochs_held: pd.DataFrame, steps_held: pd.DataFrame) -> str:
     """A sentence for each sweep of the fraction, saying what was held."""
     table, lines = fractions(epochs_held, steps_held), []
-    for name, told in (("epochs", "fewer videos also mean fewer gradient steps"),
+    for name, text in (("epochs", "fewer videos also mean fewer gradient steps"),
                        ("steps", "fewer videos are seen more often")):
         if name not in table.index.get_level_values("held"):
             lines.append(f"- No run with the {name} held is done.")
@@ -150,7 +150,7 @@ def held(epochs_held: pd.DataFrame, steps_held: pd.DataFrame) -> str:
         rows = table.loc[name]
         few, whole = rows.iloc[0], rows.iloc[-1]
         lines.append(
-            f"- With the **{name} held**, {told}: fraction {rows.index[0]:g} took {few.gradient_steps:.0f} steps and has a "
+            f"- With the **{name} held**, {text}: fraction {rows.index[0]:g} took {few.gradient_steps:.0f} steps and has a "
             f"test AUC of {few.test:.3f}, fraction {rows.index[-1]:g} took {whole.gradient_steps:.0f} and has "
             f"{whole.test:.3f} (means of {few.runs:.0f} and {whole.runs:.0f} draws).")
     return "\n".join(lines)

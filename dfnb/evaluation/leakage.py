@@ -148,9 +148,9 @@ def says(table: pd.DataFrame) -> str:
     leaky = table[table["arm"] != REFERENCE]
     lines = []
     for verb, rows in (("raises", leaky[leaky["gap_low"] > 0]), ("lowers", leaky[leaky["gap_high"] < 0])):
-        told = [f"{row.model}, {splits.mark(row.arm)}, {row.fakes}: {row.gap:+.3f} ({row.gap_low:+.3f} to "
+        text = [f"{row.model}, {splits.mark(row.arm)}, {row.fakes}: {row.gap:+.3f} ({row.gap_low:+.3f} to "
                 f"{row.gap_high:+.3f})" for row in rows.itertuples()]
-        lines.append(f"- The leak {verb} the AUC, interval clear of zero: " + ("; ".join(told) or "nowhere") + ".")
+        lines.append(f"- The leak {verb} the AUC, interval clear of zero: " + ("; ".join(text) or "nowhere") + ".")
     unclear = leaky[~((leaky["gap_low"] > 0) | (leaky["gap_high"] < 0))]  # an interval that is undefined is unclear too
     lower = int((unclear["gap"] < 0).sum())
     lines.append(f"- Not told apart from no leak: {len(unclear)} of {len(leaky)} gaps, {lower} of them below zero.")

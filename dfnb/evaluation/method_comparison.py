@@ -86,7 +86,7 @@ def swapped(model: Model, words: tuple[str, str]) -> Model:
 
 
 def thinned(view: CropView, frames: int) -> CropView:
-    """At most so many crops of each video, evenly spaced; the caches of the whole store still serve them."""
+    """Return at most `frames` crops of each video, evenly spaced, with the caches of the store."""
     place, size = view.frames.groupby(KEY).cumcount(), view.frames.groupby(KEY)["frame"].transform("size")
     taken = place * frames // size  # which of the bins of its video a crop falls into
     first = taken.groupby([view.frames[name] for name in KEY]).diff().ne(0)
@@ -248,8 +248,8 @@ def says(rows: pd.DataFrame) -> str:
     lines = []
     for (protocol, kind), some in rows.groupby(["protocol", "fakes"], sort=False):
         above, below = some["video_low"] > CONSTANT, some["video_high"] < CONSTANT
-        told = "; ".join(f"{words} {', '.join(some.loc[which, 'model'])}" for words, which in (
+        text = "; ".join(f"{words} {', '.join(some.loc[which, 'model'])}" for words, which in (
             ("above it", above), ("below it", below), ("not told apart from it", ~(above | below))) if which.any())
         lines.append(f"- {protocol}, {kind} ({some.reals.iloc[0]} reals, {some.videos.iloc[0]} fakes), against the constant "
-                     f"answer: {told}.")
+                     f"answer: {text}.")
     return "\n".join(lines)

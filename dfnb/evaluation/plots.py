@@ -155,11 +155,11 @@ def verdict(frames: pd.DataFrame, rows: Mapping[str, tuple], *, threshold: float
     grid = figure.add_gridspec(len(heights), 1, height_ratios=heights)
     over_time(frames, figure.add_subplot(grid[0]), threshold=threshold).set_title(title, loc="left", fontweight="bold")
     highest = max((maps.max() for _, maps, _ in rows.values()), default=1.0)
-    for line, (name, (crops, maps, told)) in enumerate(rows.items(), start=1):
+    for line, (name, (crops, maps, words)) in enumerate(rows.items(), start=1):
         axes = grid[line].subgridspec(1, 2 * max(wide, 4)).subplots(squeeze=False)[0]
         for ax in axes:
             ax.set_axis_off()
-        for at, (crop, relevance, row) in enumerate(zip(crops, maps, told.itertuples(), strict=True)):
+        for at, (crop, relevance, row) in enumerate(zip(crops, maps, words.itertuples(), strict=True)):
             axes[2 * at].imshow(crop)
             axes[2 * at].set_title(f"{row.pts:.2f} s: {row.score:.2f}", fontsize=8, loc="left")
             looked_at(crop, relevance, axes[2 * at + 1], highest=highest)

@@ -45,7 +45,7 @@ def pointing(maps: np.ndarray, masks: np.ndarray) -> pd.DataFrame:
 
 def game(view: CropView, maps: np.ndarray, masks: np.ndarray) -> pd.DataFrame:
     """The pointing game by manipulation: crops, videos, pointing accuracy, chance, their difference."""
-    rows = view.frames[["manipulation", "video"]].assign(**pointing(maps, masks)).dropna()
+    rows = view.frames[["manipulation", "video"]].assign(**pointing(maps, masks)).dropna()  # pyrefly: ignore
     table = rows.groupby("manipulation", sort=False).agg(
         videos=("video", "nunique"), crops=("hit", "size"), pointing=("hit", "mean"), chance=("chance", "mean"))
     return table.assign(gain=table["pointing"] - table["chance"]).reset_index()

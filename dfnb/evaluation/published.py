@@ -106,10 +106,10 @@ def decoded(confidence: float = 0.95) -> pd.DataFrame:
 def _decode(row: dict, confidence: float) -> dict:
     found = confusion_from(ACC=row["ACC"], F1=row["F1"], **TEST_VIDEOS)
     low, high = intervals.newcombe(row["AUC"], **TEST_VIDEOS, confidence=confidence)
-    told = {key: row[key] for key in ("row", "AUC")} | {"low": low, "high": high, "matrices": len(found)}
+    words = {key: row[key] for key in ("row", "AUC")} | {"low": low, "high": high, "matrices": len(found)}
     if len(found) != 1:
-        return {**told, "ACC": row["ACC"], "F1": row["F1"]}
-    return {**metrics.from_counts(**{name: int(count) for name, count in found.iloc[0].items()}), **told}
+        return {**words, "ACC": row["ACC"], "F1": row["F1"]}
+    return {**metrics.from_counts(**{str(name): int(count) for name, count in found.iloc[0].items()}), **words}
 
 
 def _table(text: str) -> pd.DataFrame:

@@ -136,13 +136,13 @@ def _rows(name: str, rows: pd.DataFrame, validation: pd.DataFrame, bootstrap: Bo
         found = intervals.interval(labels, scores, groups, bootstrap)
     else:
         found = intervals.cluster_bootstrap(labels, scores, groups, bootstrap)
-    told = {"low": found.low, "high": found.high, "interval": found.kind, "reason": found.reason}
+    text = {"low": found.low, "high": found.high, "interval": found.kind, "reason": found.reason}
     thresholds = {"threshold 0.5": 0.5}
     if len(validation):
         chosen = metrics.best_threshold(validation["label"], validation["score"])
         thresholds |= {"threshold from validation": chosen} if not math.isnan(chosen) else {}
     answers = [
-        {"answer": answer, **metrics.row(labels, scores, at), **told} for answer, at in thresholds.items()
+        {"answer": answer, **metrics.row(labels, scores, at), **text} for answer, at in thresholds.items()
     ]
     constant = {"answer": 'always "fake"', **metrics.constant_answer(labels)}
     order = ["AUC", "low", "high", "EER", "HTER", "ACC", "balanced", "F1", "MCC", "threshold"]
@@ -184,9 +184,9 @@ def _manipulations(videos: pd.DataFrame, bootstrap: Bootstrap) -> pd.DataFrame:
         found = intervals.interval(both["label"], both["score"], both["group"], bootstrap)
         fakes = int((both["label"] == 1).sum())
         eer = metrics.eer(both["label"], both["score"])
-        told = {"AUC": found.value, "low": found.low, "high": found.high, "EER": eer, "interval": found.kind}
+        text = {"AUC": found.value, "low": found.low, "high": found.high, "EER": eer, "interval": found.kind}
         rows.append(
-            {"manipulation": manipulation, "fakes": fakes, "reals": len(both) - fakes, **told, "reason": found.reason}
+            {"manipulation": manipulation, "fakes": fakes, "reals": len(both) - fakes, **text, "reason": found.reason}
         )
     columns = ["manipulation", "fakes", "reals", "AUC", "low", "high", "EER", "interval", "reason"]
     return pd.DataFrame(rows, columns=columns)

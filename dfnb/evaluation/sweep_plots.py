@@ -48,8 +48,8 @@ def _annotate(ax: Axes, cell: dict, split: str, row: int, column: int, middle: f
     value = cell[split]
     if np.isnan(value):
         ax.add_patch(plt.Rectangle((column - 0.5, row - 0.5), 1, 1, color=GAP))
-        told = cell["state"] if cell["state"] != "done" else "undefined"
-        ax.text(column, row, told, ha="center", va="center", fontsize=7, color=INK)
+        words = cell["state"] if cell["state"] != "done" else "undefined"
+        ax.text(column, row, words, ha="center", va="center", fontsize=7, color=INK)
         return
     colour = "white" if value < middle else "black"
     ax.text(column, row - 0.13, f"{value:.2f}", ha="center", va="center", color=colour, fontsize=9)

@@ -56,7 +56,7 @@ def by_manipulation(scores: pd.DataFrame, manipulations: Sequence[str]) -> pd.Da
 def across(scores: pd.DataFrame, home: pd.DataFrame) -> pd.DataFrame:
     """One row per corpus and model: how a detector does on a corpus it was not fitted on, videos as the unit.
 
-    `scores` are those of `workbench.across`. `home` holds the scores of the same models and splits on their own corpus;
+    `scores` are those of `experiment.across`. `home` holds the scores of the same models and splits on their own corpus;
     its validation split gives the threshold.
     """
     found = []

@@ -79,10 +79,10 @@ def compare(domain: dict, traits: dict, features: np.ndarray) -> tuple[dict, lis
     farther = float(np.mean(np.array(domain["validation"]) >= distance))
     found = dict(zip(RANGES, _short(traits[name] for name in RANGES), strict=True))
     found |= {"distance": distance, "farther": farther}
-    told = [sentence.format(new=f"{found[name]:.{digits}f}", known=span(domain["ranges"][name], f".{digits}f"))
+    text = [sentence.format(new=f"{found[name]:.{digits}f}", known=span(domain["ranges"][name], f".{digits}f"))
             for name, (digits, sentence) in RANGES.items()
             for low, high in [domain["ranges"][name]] if not low <= found[name] <= high]
-    return found, told + ([FAR.format(count=len(domain["validation"]))] if farther == 0 else [])
+    return found, text + ([FAR.format(count=len(domain["validation"]))] if farther == 0 else [])
 
 
 def span(bounds: list[float], digits: str) -> str:

@@ -47,8 +47,8 @@ def load(name: str = "tiny", *, device: str | None = None,
             ignore_mismatched_sizes=True,  # they are listed below, which transformers' own error does not do
         )
     except Exception as error:  # a configuration can make it stumble anywhere: sizes, names, missing shards
-        told = " ".join(f"{type(error).__name__}: {error}".split())[:300]
-        raise UserError(f"the CLIP checkpoint {name} cannot be read: {told}") from error
+        text = " ".join(f"{type(error).__name__}: {error}".split())[:300]
+        raise UserError(f"the CLIP checkpoint {name} cannot be read: {text}") from error
     wrong = {kind: found[f"{kind}_keys"] for kind in ("missing", "unexpected", "mismatched")}
     if any(wrong.values()):
         listed = "; ".join(

@@ -38,8 +38,8 @@ def class_token(layer: nn.Module, hidden: torch.Tensor) -> torch.Tensor:
     )
     asked = torch.einsum("nhd,whd->nhw", query, weight)
     heard = asked @ normed.transpose(1, 2) + (query * bias).sum(-1, keepdim=True)
-    told = mix(attention.v_proj, heard.softmax(-1), normed)
-    token = hidden[:, 0] + attention.out_proj(told.flatten(1))
+    text = mix(attention.v_proj, heard.softmax(-1), normed)
+    token = hidden[:, 0] + attention.out_proj(text.flatten(1))
     return token + layer.mlp(layer.layer_norm2(token))
 
 
@@ -50,22 +50,22 @@ def mix(values: nn.Module, shares: torch.Tensor, tokens: torch.Tensor) -> torch.
     to one. Where PEFT has wrapped the projection, its `weight` is the frozen one, and B A is added here.
     """
     heads = shares.shape[1]
-    told = torch.einsum("nhw,hdw->nhd", shares @ tokens, values.weight.unflatten(0, (heads, -1)))
-    told = told + values.bias.unflatten(0, (heads, -1))
+    text = torch.einsum("nhw,hdw->nhd", shares @ tokens, values.weight.unflatten(0, (heads, -1)))
+    text = text + values.bias.unflatten(0, (heads, -1))
     if not hasattr(values, "lora_A"):
-        return told
+        return text
     parts = values.lora_dropout, values.lora_A, values.lora_B, values.scaling
     dropout, down, up, scale = (part["default"] for part in parts)
     rows = up.weight.unflatten(0, (heads, -1))
-    return told + scale * torch.einsum("nhr,hdr->nhd", down(shares @ dropout(tokens)), rows)
+    return text + scale * torch.einsum("nhr,hdr->nhd", down(shares @ dropout(tokens)), rows)
 
 
 def trace(layer: nn.Module, hidden: torch.Tensor) -> tuple[torch.Tensor, ...]:
     """Queries, keys and values (n, heads, tokens, width / heads) of a block, and what leaves it (n, tokens, width)."""
     attention = layer.self_attn
     query, key, value = by_heads(attention, layer.layer_norm1(hidden))
-    told = F.scaled_dot_product_attention(query, key, value, scale=attention.scale).transpose(1, 2)
-    hidden = hidden + attention.out_proj(told.flatten(2))
+    text = F.scaled_dot_product_attention(query, key, value, scale=attention.scale).transpose(1, 2)
+    hidden = hidden + attention.out_proj(text.flatten(2))
     return query, key, value, hidden + layer.mlp(layer.layer_norm2(hidden))
 
 

@@ -36,7 +36,7 @@ class Cell:
         return "" if self.sweeps else self.notebook.stem
 
     def state(self) -> tuple[str, str]:
-        """State and reason, from the run's folder; see `ledger.state`."""
+        """State and reason, from the run's folder; see `runs.state`."""
         return run_state.state(self.folder, self.config)
 
 
@@ -77,8 +77,8 @@ def _chosen(profile: Profile, only: Sequence[str] | None) -> list[str]:
     known = {name: sweep.notebook for name, sweep in profile.sweeps.items()}
     for word in only or []:
         if not any(_means(word, name, notebook) for name, notebook in known.items()):
-            told = ", ".join(f"{name} ({notebook})" for name, notebook in known.items()) or "none"
-            raise UserError(f"there is no sweep {word!r} in params/{profile.name}.yaml; its sweeps are {told}")
+            text = ", ".join(f"{name} ({notebook})" for name, notebook in known.items()) or "none"
+            raise UserError(f"there is no sweep {word!r} in params/{profile.name}.yaml; its sweeps are {text}")
     return [name for name, notebook in known.items()
             if not only or any(_means(word, name, notebook) for word in only)]
 

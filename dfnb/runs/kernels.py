@@ -81,7 +81,8 @@ def options(notebook: Path, folder: Path, *, threads: int | None, cores: int | N
 
 def _bounds(threads: int | None) -> dict[str, str]:
     """The environment that bounds a kernel's threads: what is asked for, else what a container or `DFNB_CORES` allows,
-    since libraries ask for the processors alone."""
+    since libraries ask for the processors alone.
+    """
     allowed = machine.look().cores
     if threads:
         return dict.fromkeys(machine.THREADS, str(threads))

@@ -86,7 +86,8 @@ def _check_range(name: str, value: Any, origin: str = "") -> None:
 
 def check_kernel() -> None:
     """In a notebook: refuse names that plain papermill injected and the parameters cell does not declare, and values
-    out of their range, before anything is computed. UserError with the names that there are."""
+    out of their range, before anything is computed. UserError with the names that there are.
+    """
     ipython = sys.modules.get("IPython")
     shell = ipython and ipython.get_ipython()
     cells = shell.user_ns.get("In", []) if shell else []

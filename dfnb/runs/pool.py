@@ -76,8 +76,8 @@ def dask(address: str, workers: int | None) -> Iterator[Engine]:
     try:
         client = Client(address, set_as_default=False, timeout="10s")
     except (OSError, TimeoutError, ValueError) as error:
-        told = f"no Dask scheduler answers at {address!r} ({error}); start one with `dask scheduler`"
-        raise UserError(told) from None
+        text = f"no Dask scheduler answers at {address!r} ({error}); start one with `dask scheduler`"
+        raise UserError(text) from None
     with client:
         executor = client.get_executor(pure=False, retries=RETRIES)
         yield Engine(executor, lambda: workers or max(1, sum(client.nthreads().values())))

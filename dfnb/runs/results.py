@@ -87,8 +87,8 @@ def of_sweeps(profile: str, bootstrap: Bootstrap = DEFAULT) -> pd.DataFrame:
     for cell in grids.expand(load(profile)):
         row = grids.row(cell)
         found = read(cell.folder, done=row["state"] == "done")
-        told = {key: row[key] for key in ("sweeps", "run", "state", "why")}
-        rows.append(told | row["parameters"] | (_measured(found, bootstrap) if found else {}))
+        text = {key: row[key] for key in ("sweeps", "run", "state", "why")}
+        rows.append(text | row["parameters"] | (_measured(found, bootstrap) if found else {}))
     columns = ["sweeps", "run", "state", "why", "split_seed", *FACTORS, "steps", *MEASURED, "seconds", "memory"]
     return pd.DataFrame(rows).reindex(columns=columns)
 

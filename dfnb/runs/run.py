@@ -1,11 +1,11 @@
 """The run folder: one notebook with one set of parameters, and the proof that it was completed.
 
-    config.json     written first: notebook, profile, parameters, settings, fingerprints of code and corpus
-    metrics.json    and scores.parquet, adapter/, ...: what the notebook saved
-    timing.json     its durations, device and peak memory
-    notebook.ipynb  the executed notebook, when `study` ran it, with notebook.log beside it
-    DONE.json       written last: SHA-256 of every artefact; the only proof of completion
-    FAILED.json     instead of it: reason class, message, attempt
+config.json     written first: notebook, profile, parameters, settings, fingerprints of code and corpus
+metrics.json    and scores.parquet, adapter/, ...: what the notebook saved
+timing.json     its durations, device and peak memory
+notebook.ipynb  the executed notebook, when `study` ran it, with notebook.log beside it
+DONE.json       written last: SHA-256 of every artefact; the only proof of completion
+FAILED.json     instead of it: reason class, message, attempt
 """
 
 import contextlib
@@ -152,8 +152,6 @@ def _is_artefact(path: Path) -> bool:
 # ------------------------------------------------------------------- provenance
 def commit() -> str:
     """Short hash of the commit, with "+" when the tree has changes; "unknown" outside of git."""
-
-
     def git(*arguments: str) -> str:
         command = ["git", "-C", str(files.ROOT), *arguments]
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout

@@ -147,8 +147,8 @@ def explain(error: Exception, log: Path) -> tuple[str, str]:
     text = " ".join(str(getattr(error, "evalue", error)).split())
     for reason, pattern in REASONS.items():
         if re.search(pattern, f"{kind}: {text}"):
-            told = text if reason in ("diverged", "no gradient") else SENTENCES.get(reason, f"{kind}: {text}")
-            return reason, f"{told} (see {log})" if told != text else text
+            words = text if reason in ("diverged", "no gradient") else SENTENCES.get(reason, f"{kind}: {text}")
+            return reason, f"{words} (see {log})" if words != text else text
     if kind in ("DataError", "UserError"):
         return "data" if kind == "DataError" else "bad parameters", text
     return "error", text if isinstance(error, UserError) else f"{kind}: {text} (see {log})"

@@ -1,6 +1,6 @@
 """From a profile to a printed report: chapters executed by papermill in order, then the book.
 
-Nothing here trusts a notebook's own word that it is complete: a chapter is done when `ledger` says so, and a
+Nothing here trusts a notebook's own word that it is complete: a chapter is done when `state` says so, and a
 book is built of chapters that are done.
 """
 
@@ -35,8 +35,8 @@ def run(
     """Run what is not done of a profile's chapters, then build the book; returns its first page.
 
     `only` names chapters (03 is enough of 03_lora_training) and leaves the book alone; `force` repeats
-    chapters that are done. `progress` is told one line at a time; `before` is told the names of the chapters,
-    does what they need, or some of them already, and returns which. `threads` and `cores` as in `execute`.
+    chapters that are done. `progress` is called with one line at a time. `before` is called with the names of the chapters,
+    may run some of them and what they need, and returns the names of those that it ran. `threads` and `cores` as in `execute`.
     Raises UserError for what cannot start, StudyFailed for what did not end.
     """
     say, settings = progress or (lambda line: None), load(profile)
@@ -58,7 +58,7 @@ def execute(
     progress: Say | None = None, threads: int | None = None, cores: int | None = None, timeout: float | None = None,
     forked: bool = False,
 ) -> Path:
-    """Run one notebook unless that run is done; returns its folder. ledger.Busy when another process has it.
+    """Run one notebook unless that run is done; returns its folder. state.Busy when another process has it.
 
     `threads` bounds what its kernel's libraries use, `cores` the processes that it starts (by default both are the
     machine's cores); a run that takes longer than `timeout` seconds fails. With `forked` its kernel comes with the
@@ -133,7 +133,7 @@ def _papermill(
     """Execute a notebook; its page becomes notebook.ipynb in one step, also when it fails."""
     import papermill
 
-    logging.getLogger("papermill").setLevel(logging.CRITICAL)  # what went wrong is told by `explain`
+    logging.getLogger("papermill").setLevel(logging.CRITICAL)  # `explain` says what went wrong
     defaults = {name: default for name, (default, _, _) in declared(notebook).items()}
     given = config["parameters"] | ({"profile": config["profile"]} if "profile" in defaults else {})
     changed = {name: value for name, value in given.items() if value != defaults[name]}

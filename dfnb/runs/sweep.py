@@ -70,9 +70,9 @@ def together(profile: str, names: Sequence[str], *, force: bool = False, workers
     own = [] if force else [cell for cell in of_chapters(settings, names) if cell.state()[0] != "done"]
     if len(own) < 2:
         own = []
-    told = [*(cell.chapter for cell in own), *([f"the runs of {', '.join(swept)}"] if swept else [])]
-    if told:
-        say("; ".join(told))
+    text = [*(cell.chapter for cell in own), *([f"the runs of {', '.join(swept)}"] if swept else [])]
+    if text:
+        say("; ".join(text))
     _do(settings, own + cells, say, workers=workers, threads=threads)
     if cells:
         say(f"sweeps: {counts([row(cell) for cell in cells])}")
@@ -128,7 +128,7 @@ def check_done(rows: list[dict[str, Any]]) -> None:
     if left := [row for row in rows if row["state"] != "done"]:
         first, more = left[0], f" and {len(left) - 1} more" if len(left) > 1 else ""
         raise SweepFailed(f"{first['run']}{more} not done ({first['state']}: {first['why']}); "
-                          "when the cause is mended, --retry-failed repeats what failed")
+                          "when the cause is fixed, --retry-failed repeats what failed")
 
 
 @dataclass
@@ -155,12 +155,12 @@ class _Batch:
     def run(self) -> None:
         """Until all runs have ended, or the running ones after the first Ctrl-C."""
         with pool.first_interrupt(self._stop):
-            told = False
+            text = False
             while self.running or not self.stopping and (self.queue or self.elsewhere):
                 self._submit()
-                if self.stopping and not told:
+                if self.stopping and not text:
                     self.say(f"{self.stopping}; waiting for {len(self.running)} running")
-                    told = True
+                    text = True
                 self._collect()
                 self._look_elsewhere()
         if self.stopping == INTERRUPTED:
@@ -275,7 +275,7 @@ class _Batch:
                 self.queue.append(cell)
 
     def _end(self, cell: Cell, state: str, why: str) -> None:
-        """Count a run that has ended; the time that is left is told from runs of sweeps, which are alike."""
+        """Count a run that has ended; the time that is left is estimated from runs of sweeps, which are alike."""
         self.ended[state] += 1
         count, now = self.ended.total(), time.monotonic()
         if cell.chapter:
@@ -289,5 +289,5 @@ class _Batch:
             seconds = (now - began) / (count - before) * left
             eta = f"; about {math.ceil(seconds / 60)} min left" if seconds > 90 else f"; about {seconds:.0f} s left"
         seconds = row(cell)["seconds"] if cell.chapter else None
-        told = (f" in {seconds:.0f} s" if seconds else "") + (f": {why}" if why else "")
-        self.say(f"{count}/{self.total} {cell.folder.name} {state}{told}{eta}")
+        text = (f" in {seconds:.0f} s" if seconds else "") + (f": {why}" if why else "")
+        self.say(f"{count}/{self.total} {cell.folder.name} {state}{text}{eta}")

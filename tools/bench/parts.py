@@ -76,7 +76,7 @@ def one_run(clip: clips.Clip, views: dict[str, crops.CropView], options: dict,
     """Return one LoRA run, fit and scores of the test part, `repeats` times with a seed each: ours and the plain recipe.
 
     Ours finds the activations of the frozen blocks in the cache, as any run but the first does;
-    making them is told apart.
+    making them is timed separately.
     """
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
@@ -148,7 +148,8 @@ def grid(experiment: Experiment, measured: int = 3) -> dict:
 def utilisation(clip: clips.Clip, *, blocks: int, scored: int, batch: int = 32,
                 repeats: int = 3) -> dict:
     """Return GFLOP/s of matrix products in scoring (whole tower, `scored` crops at a time) and in training (LoRA on the last
-    blocks, whose inputs are there)."""
+    blocks, whose inputs are there).
+    """
     pixels = torch.rand(scored, 3, clip.size, clip.size, device=clip.device)
     labels = torch.arange(batch, device=clip.device) % 2
     model = Classifier(clip, rank=8, alpha=16, dropout=0.05, blocks=blocks)
@@ -232,7 +233,7 @@ def _enlarged(source: Path, target: Path, height: int) -> Path:
 
 
 def growth(counts: tuple[int, ...] = (8, 16, 32), identities: int = 20) -> list[dict]:
-    """Time and memory of crops, prefix and one epoch of LoRA with so many frames a video, a fresh process each."""
+    """Time and memory of crops, prefix and one epoch of LoRA by frames a video, a fresh process each."""
     with tempfile.TemporaryDirectory() as scratch:
         from dfnb.demo import corpus
 

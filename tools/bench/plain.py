@@ -1,6 +1,6 @@
 """The plain recipes: LoRA with Hugging Face's Trainer on PNG files, and FF++'s way to crop faces.
 
-    python -m tools.bench.plain CLIP FOLDER OPTIONS    one whole run in a process of its own, as a script would do it
+python -m tools.bench.plain CLIP FOLDER OPTIONS    one whole run in a process of its own, as a script would do it
 """
 
 import json
@@ -103,7 +103,8 @@ def lora(folder: Path, clip: clips.Clip, *, seed: int, epochs: int, batch: int,
 
 def crops(path: Path, count: int, size: int) -> tuple[np.ndarray, np.ndarray]:
     """Return FF++'s recipe on one video: dlib with one upsampling on every frame kept, at full size; the largest face, a square
-    of 1.3 times its longer side. Crops (n, size, size, 3) and the detector's boxes (n, 4), NaN where none was found."""
+    of 1.3 times its longer side. Crops (n, size, size, 3) and the detector's boxes (n, 4), NaN where none was found.
+    """
     detect, images, boxes = dlib.get_frontal_face_detector(), [], []
     for frame in video.read(path, count).frames:
         faces = sorted(detect(cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY), 1),

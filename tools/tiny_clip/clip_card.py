@@ -50,7 +50,7 @@ among {captions} different ones ({gallery} images): first {top1:.2f}, among the 
   face per picture.
 - Fields whose interval holds chance, so that their words mean nothing to it: {unknown}.
 - It knows the words of its captions; other words are spelt out in letters and mean nothing to it.
-- It was never told what a fake is. Its features say how blurred, noisy or compressed a crop is as a
+- It never saw a label of fakes. Its features say how blurred, noisy or compressed a crop is as a
   whole; a faint trace in one part of a face may not show in them. Numbers reached with it say nothing
   about a real CLIP or real data.
 """

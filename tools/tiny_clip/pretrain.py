@@ -200,7 +200,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m tools.tiny_clip.pretrain",
                                      description=__doc__.splitlines()[0])
     parser.add_argument("--minutes", type=float, default=32.0, help="time for the training steps")
-    parser.add_argument("--steps", type=int, help="train exactly so many steps instead")
+    parser.add_argument("--steps", type=int, help="train exactly this many steps instead")
     parser.add_argument("--out", type=Path, default=HERE / "tiny-clip", help="folder to write")
     parser.add_argument("--data", type=Path, default=HERE.parents[1] / "cache" / "pretrain",
                         help="kept portraits")
