@@ -152,7 +152,7 @@ def _counted(protocol: str, of: Callable[[], tuple[pd.DataFrame, dict]]) -> pd.D
 
 
 def _official(videos: pd.DataFrame, lists: dict | None) -> pd.DataFrame | None:
-    """What of the official lists is there: the reals of each split, and the fakes of each manipulation."""
+    """Return which videos of the official lists exist: reals of each split, fakes of each kind."""
     if lists is None:
         return None
     there = {manipulation: set(rows.video) for manipulation, rows in videos.groupby("manipulation", sort=False)}

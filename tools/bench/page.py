@@ -24,7 +24,7 @@ the end. Medians; imports are not counted.
 
 {grid_verdict}
 
-## What of the machine is used
+## How much of the machine is used
 
 GFLOP/s of the matrix products, as counted by PyTorch, over the whole time of scoring (the whole tower) or of a training
 step (LoRA on the last blocks, whose inputs are kept). Of the last block both compute the class token alone, the one that is
