@@ -115,7 +115,7 @@ def _damage(folder: Path, done: dict[str, Any]) -> str:
 
 
 def _inputs_changed(folder: Path, done: dict[str, Any]) -> list[str]:
-    """Return a phrase for each run whose result has changed, or appeared, since this run read it."""
+    """Return a phrase for each run whose result has changed or appeared since it was read."""
     above = folder_of_profile(folder)
     return [f"the result of {name} has changed" for name, digest in done.get("inputs", {}).items()
             if digest_of_result(above / name) != digest]
