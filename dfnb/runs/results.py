@@ -1,4 +1,4 @@
-"""The results of finished runs: the only module that reads result files, and the tables of a profile's sweeps."""
+"""Read the results of finished runs; no other module reads result files."""
 
 from dataclasses import dataclass
 from functools import cached_property
@@ -17,9 +17,12 @@ from dfnb.runs import configuration, notebooks, run, state
 from dfnb.runs import grid as grids
 from dfnb.runs.parameters import chapter_parameters
 
-ROLES = ["grid", "one_factor", "fraction_epochs", "fraction_steps"]  # the sweeps that chapter 4 reads, by name
+ROLES = ["grid", "one_factor", "fraction_epochs", "fraction_steps"]  # sweeps of chapter 4
+ABOUT = ["sweeps", "run", "state", "why"]
 MEASURED = ["trainable", "steps_taken", "train_frames", "validation_frames", "validation_loss",
-            *(f"{split}{bound}" for split in SPLITS for bound in ("", "_low", "_high")), "EER", "F1", "ACC"]
+            *(f"{split}{bound}" for split in SPLITS for bound in ("", "_low", "_high")),
+            "EER", "F1", "ACC"]
+
 
 @dataclass(frozen=True)
 class Result:
@@ -34,7 +37,7 @@ class Result:
 
     @cached_property
     def timing(self) -> dict[str, Any]:
-        """Content of timing.json: cpu_seconds (of all its threads, imports apart where forked), peak_memory_mb, ..."""
+        """Content of timing.json; `cpu_seconds` are those of all threads."""
         return state.read_json(self.folder / "timing.json")
 
     @cached_property
@@ -43,17 +46,20 @@ class Result:
         return self.timing["seconds"]
 
     @cached_property
-    def scores(self):
+    def scores(self) -> pd.DataFrame:
         """The table `scores`."""
         return self.table("scores")
 
-    def table(self, name: str):
-        """A table that was saved under this name."""
+    def table(self, name: str) -> pd.DataFrame:
+        """Return the table that was saved under this name."""
         return pd.read_parquet(self.folder / f"{name}.parquet")
 
 
 def result(profile: str, notebook: str) -> Result:
-    """Result of another chapter; the reading run is stale when that changes. UserError unless it is done."""
+    """Return the result of a chapter; the run that reads it becomes stale when it changes.
+
+    Raises UserError where the chapter is not done.
+    """
     settings = load(profile)
     path = notebooks.folder() / f"{notebook}.ipynb"
     config = configuration.of_run(path, settings, {})
@@ -66,66 +72,72 @@ def result(profile: str, notebook: str) -> Result:
 
 
 def read(folder: Path, *, done: bool = True) -> Result | None:
-    """Result of the run in a folder, of a chapter or of a sweep; None where it is not `done`.
+    """Return the result of a chapter's or a sweep's run; None where it is not `done`.
 
-    The reading run is stale when the result changes, or when there is one after all.
+    The run that reads it becomes stale when the result changes, or when a missing one appears.
     """
-    above = folder.parents[2] if folder.parent.name == "sweep" else folder.parent
     digest = state.digest_of_result(folder) if done else None
-    run.record_input(str(folder.relative_to(above)), digest)
+    run.record_input(str(folder.relative_to(state.folder_of_profile(folder))), digest)
     return Result(folder) if digest else None
 
 
 def of_sweeps(profile: str, bootstrap: Bootstrap = DEFAULT) -> pd.DataFrame:
-    """One row a run of the profile's sweeps: sweeps, state, why, its parameters, MEASURED, seconds (CPU), memory (MB).
+    """Return one row per run of the profile's sweeps.
 
-    `train_frames` and `validation_frames` are the AUCs of frames at the epoch kept; `validation` and `test` those of
-    videos with their interval; EER, F1 and ACC are of the test videos, at the threshold from validation. The run
-    that reads this is stale when any of these results changes.
+    Its columns are sweeps, run, state, why, the run's parameters, MEASURED, seconds (CPU) and
+    memory (MB). `train_frames` and `validation_frames` are AUCs of frames at the epoch kept;
+    `validation` and `test` are AUCs of videos with their interval; EER, F1 and ACC are those of the
+    test videos at the threshold from validation. The run that reads this becomes stale when any of
+    these results changes.
     """
     rows = []
     for cell in grids.expand(load(profile)):
         row = grids.row(cell)
-        found = read(cell.folder, done=row["state"] == "done")
-        text = {key: row[key] for key in ("sweeps", "run", "state", "why")}
-        rows.append(text | row["parameters"] | (_measured(found, bootstrap) if found else {}))
-    columns = ["sweeps", "run", "state", "why", "split_seed", *FACTORS, "steps", *MEASURED, "seconds", "memory"]
+        saved = read(cell.folder, done=row["state"] == "done")
+        about = {key: row[key] for key in ABOUT} | row["parameters"]
+        rows.append(about | (_measured(saved, bootstrap) if saved else {}))
+    columns = [*ABOUT, "split_seed", *FACTORS, "steps", *MEASURED, "seconds", "memory"]
     return pd.DataFrame(rows).reindex(columns=columns)
 
 
-def _measured(result: Result, bootstrap: Bootstrap) -> dict:
-    """The numbers of one finished run of chapter 3."""
-    kept = next(row for row in result.metrics["history"] if row["best"])
-    table = pd.DataFrame(result.metrics["rows"])
-    test = tables.chosen(table, "video").iloc[0] if "threshold from validation" in set(table.answer) else None
+def _measured(result: Result, bootstrap: Bootstrap) -> dict[str, Any]:
+    """Return the numbers of one finished run of chapter 3."""
+    history = result.metrics["history"]
+    kept = next(row for row in history if row["best"])
     videos = metrics.to_videos(result.scores[result.scores.split == "validation"])
     bounds = intervals.interval(videos.label, videos.score, videos.group, bootstrap)
-    found = {"trainable": result.metrics["trainable"], "steps_taken": result.metrics["history"][-1]["steps"],
-             "train_frames": kept["train_auc"],
-             "validation_frames": kept["validation_auc"], "validation_loss": kept["validation_loss"],
-             "validation": bounds.value, "validation_low": bounds.low, "validation_high": bounds.high,
-             "seconds": result.timing["cpu_seconds"], "memory": result.timing["peak_memory_mb"]}
-    return found | ({} if test is None else {
-        "test": test.AUC, "test_low": test.low, "test_high": test.high, **test[["EER", "F1", "ACC"]]})
+    measured = {
+        "trainable": result.metrics["trainable"], "steps_taken": history[-1]["steps"],
+        "train_frames": kept["train_auc"], "validation_frames": kept["validation_auc"],
+        "validation_loss": kept["validation_loss"], "validation": bounds.value,
+        "validation_low": bounds.low, "validation_high": bounds.high,
+        "seconds": result.timing["cpu_seconds"], "memory": result.timing["peak_memory_mb"]}
+    table = pd.DataFrame(result.metrics["rows"])
+    if "threshold from validation" in set(table.answer):
+        test = tables.chosen(table, "video").iloc[0]
+        measured |= {"test": test.AUC, "test_low": test.low, "test_high": test.high,
+                     **test[["EER", "F1", "ACC"]]}
+    return measured
 
 
 def base(profile: str) -> pd.DataFrame:
-    """The parameters of chapter 3 and of the run around which the sweeps turn; index parameter."""
+    """Return the parameters of chapter 3 and those that the sweeps vary; index parameter."""
     settings = load(profile)
     sweep = next((settings.sweeps[name] for name in ROLES if name in settings.sweeps), None)
     chapter = chapter_parameters(notebooks.find(sweep.notebook if sweep else "03"), settings)
     del chapter["profile"]
-    return pd.DataFrame({"chapter 3": chapter, "sweeps": chapter | (sweep.base if sweep else {})}, dtype=object)
+    swept = chapter | (sweep.base if sweep else {})
+    return pd.DataFrame({"chapter 3": chapter, "sweeps": swept}, dtype=object)
 
 
 def optimism(profile: str, grid: pd.DataFrame, bootstrap: Bootstrap = power.HALVES) -> dict:
-    """`power.optimism_of_best` over the finished cells of a grid, on the test videos that all of them scored."""
+    """Return `power.optimism_of_best` over a grid's finished runs, on the test videos they share."""
     done = grid[grid.state == "done"]
     if len(done) < 2:
-        return dict.fromkeys(["apparent", "nested", "optimism"]) | {"reason": "fewer than two runs are done"}
+        nothing = dict.fromkeys(["apparent", "nested", "optimism"])
+        return nothing | {"reason": "fewer than two runs are done"}
     folders = {cell.folder.name: cell.folder for cell in grids.expand(load(profile))}
-    videos = [metrics.to_videos(read(folders[name]).scores.query("split == 'test'")) for name in done.run]
+    videos = [metrics.to_videos(read(folders[name]).scores.query("split == 'test'"))
+              for name in done.run]
     scores = np.stack([table.score for table in videos])
     return power.optimism_of_best(videos[0].label, scores, videos[0].group, bootstrap)
-
-
