@@ -45,7 +45,7 @@ def study(
     from dfnb.runs import study, sweep
 
     def before(chapters: list[str]) -> list[str]:
-        return sweep.together(profile, chapters, force=force, workers=workers, threads=threads, progress=typer.echo)
+        return sweep.run_chapters(profile, chapters, typer.echo, force=force, workers=workers, threads=threads)
 
     cores = workers and workers * (threads or 1)
     page = study.run(profile, only, force, progress=typer.echo, before=before, threads=threads, cores=cores)
@@ -85,7 +85,7 @@ def sweep(
     if dry_run:
         rows = grid.table(profile, only)
         for row in rows:
-            typer.echo(_line(row, grid.fate(row["state"], retry_failed)))
+            typer.echo(_line(row, grid.action(row["state"], retry_failed)))
         typer.echo(grid.counts(rows))
         return
     where = {"workers": workers, "threads": threads, "scheduler": scheduler}

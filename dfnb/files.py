@@ -1,4 +1,4 @@
-"""Where things lie, and the one way anything is written: completely or not at all."""
+"""Folders, JSON, digests and cached arrays; every file is written completely or not at all."""
 
 import contextlib
 import hashlib
@@ -14,31 +14,37 @@ import numpy as np
 
 from dfnb import UserError
 
-ROOT = Path(__file__).resolve().parent.parent  # the repository, where the package is not installed apart from it
+ROOT = Path(__file__).resolve().parent.parent  # the repository, unless dfnb is installed elsewhere
+_intact_files: set[tuple] = set()  # (path, inode, size, time) of files that passed `_is_intact`
 
 
 def repository_folder(name: str) -> Path:
-    """A folder of the repository that does not come with an installed package; UserError where it is not there."""
+    """Return a folder that the installed package lacks; UserError outside of a clone."""
     if not (ROOT / name).is_dir():
-        raise UserError(f"there is no folder {name}/ in {ROOT}: this command needs a clone of the repository, whose "
-                        "notebooks and profiles do not come with the installed package; `git clone` it and call `make "
-                        "study` there. demo, corpus, evaluate, score and export work without one")
+        raise UserError(
+            f"there is no folder {name}/ in {ROOT}: this command needs a clone of the repository, "
+            "whose notebooks and profiles do not come with the installed package; `git clone` it "
+            "and call `make study` there. demo, corpus, evaluate, score and export work without "
+            "one")
     return ROOT / name
 
 
 def data() -> Path:
-    """Folder of the corpora (`DFNB_DATA`, else `data/` in the repository)."""
+    """Return the folder of the corpora (`DFNB_DATA`, else `data/` in the repository)."""
     return Path(os.environ.get("DFNB_DATA") or ROOT / "data").resolve()
 
 
 def cache() -> Path:
-    """Folder of crops and features (`DFNB_CACHE`, else `cache/` in the repository, else the user's); safe to delete."""
+    """Return the folder of crops and features, which is safe to delete.
+
+    It is `DFNB_CACHE`, else `cache/` in the repository, else `~/.cache/dfnb`.
+    """
     own = ROOT / "cache" if (ROOT / "params").is_dir() else Path("~/.cache/dfnb").expanduser()
     return Path(os.environ.get("DFNB_CACHE") or own).resolve()
 
 
 def runs() -> Path:
-    """Folder of executed notebooks and their results (`DFNB_RUNS`, else `runs/` in the repository)."""
+    """Return the folder of executed notebooks (`DFNB_RUNS`, else `runs/` in the repository)."""
     return Path(os.environ.get("DFNB_RUNS") or ROOT / "runs").resolve()
 
 
@@ -46,8 +52,9 @@ def runs() -> Path:
 def atomic(path: Path) -> Iterator[Path]:
     """Yield a temporary path with the same suffix; on a clean exit it replaces `path`, durably.
 
-    A reader sees the old file or the whole new one, after a crash too: the file is synced before the
-    replacement and the folder after it. On an error the temporary file is removed and `path` is untouched.
+    A reader sees the old file or the whole new one, even after a crash: the file is synced before
+    the replacement and the folder after it. After an error the temporary file is removed and `path`
+    is untouched.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -71,7 +78,7 @@ def atomic_write(path: Path, content: bytes | str) -> None:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """Return the object in a JSON file; UserError that names the file where there is none or it is broken."""
+    """Return the object in a JSON file; UserError if the file is missing or broken."""
     try:
         content = json.loads(Path(path).read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
@@ -83,17 +90,17 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def write_json(path: Path, content: Any) -> None:
-    """Write `content` as JSON with an indent of one, its keys in the order given."""
+    """Write `content` as JSON with an indent of one; the keys keep their order."""
     atomic_write(path, json.dumps(content, indent=1) + "\n")
 
 
 def canonical(value: Any) -> str:
-    """Return JSON with sorted keys, floats by repr, and null for what is not a finite number."""
+    """Return JSON with sorted keys, floats by repr, and null for NaN and infinity."""
     return json.dumps(plain(value), sort_keys=True, indent=1, allow_nan=False) + "\n"
 
 
 def plain(value: Any) -> Any:
-    """Return `value` in JSON's own types: NumPy becomes lists and numbers, NaN and infinity None."""
+    """Return `value` in JSON's types: lists and numbers for NumPy, None for NaN and infinity."""
     if isinstance(value, dict):
         return {str(key): plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
@@ -117,47 +124,46 @@ def _sync(path: Path) -> None:
         os.close(handle)
 
 
-_whole: set[tuple] = set()  # files whose digest this process has checked, as they were then
+def cached_array(path: Path, shape: tuple[int, ...], build: Callable[[np.ndarray], None]
+                 ) -> np.ndarray:
+    """Return the float32 array at `path`, memory-mapped read-only; `build` fills a missing one.
 
-
-def cached_array(path: Path, shape: tuple[int, ...], build: Callable[[np.ndarray], None]) -> np.ndarray:
-    """The float32 array at `path`, memory-mapped read-only; `build` fills it when it is missing or damaged.
-
-    The file is a plain .npy followed by the SHA-256 of all before it, so one replacement publishes both and
-    two processes that build the same array cannot mix theirs. `path` must name the content.
+    A damaged array is built again. The file is a plain .npy followed by the SHA-256 of its bytes.
+    One replacement publishes both, so two processes that build the same array cannot mix theirs.
+    `path` must identify the content.
     """
-    if not _intact(path, shape):
+    if not _is_intact(path, shape):
         with atomic(path) as temporary:
             array = np.lib.format.open_memmap(temporary, "w+", np.float32, shape)
             build(array)
             array.flush()
-            del array
             digest = _digest(temporary, temporary.stat().st_size)
             with temporary.open("ab") as file:
                 file.write(digest)
     return np.load(path, mmap_mode="r", allow_pickle=False)
 
 
-def _intact(path: Path, shape: tuple[int, ...]) -> bool:
-    """Whether the file is whole: the right shape and type, and a digest that fits its bytes; checked once a process."""
-    if not path.is_file() or (body := path.stat().st_size - hashlib.sha256().digest_size) <= 0:
+def _is_intact(path: Path, shape: tuple[int, ...]) -> bool:
+    """Return whether shape, type and digest are right; a process checks each digest once."""
+    if not path.is_file():
         return False
     facts = path.stat()
-    if (seen := (path, facts.st_ino, facts.st_size, facts.st_mtime_ns)) not in _whole:
-        with path.open("rb") as file:
-            file.seek(body)
-            if file.read() != _digest(path, body):
-                return False
-        _whole.add(seen)
+    length = facts.st_size - hashlib.sha256().digest_size
+    key = (path, facts.st_ino, facts.st_size, facts.st_mtime_ns)
+    if key not in _intact_files:
+        if length <= 0 or _tail(path, length) != _digest(path, length):
+            return False
+        _intact_files.add(key)
     array = np.load(path, mmap_mode="r", allow_pickle=False)
     return array.shape == shape and array.dtype == np.float32
 
 
 def _digest(path: Path, length: int) -> bytes:
-    """SHA-256 of the first `length` bytes, read in pieces so that memory stays flat."""
-    total = hashlib.sha256()
+    """Return the SHA-256 of the first `length` bytes, without reading them into memory at once."""
+    return hashlib.sha256(np.memmap(path, np.uint8, "r", shape=(length,))).digest()
+
+
+def _tail(path: Path, start: int) -> bytes:
     with path.open("rb") as file:
-        while length > 0 and (piece := file.read(min(length, 1 << 22))):
-            total.update(piece)
-            length -= len(piece)
-    return total.digest()
+        file.seek(start)
+        return file.read()

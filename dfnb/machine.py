@@ -1,4 +1,4 @@
-"""What this machine, or the container around this process, has; how many workers that is enough for; and their pool."""
+"""The cores and memory that this process may use, how many workers fit, and pools of workers."""
 
 import contextlib
 import math
@@ -14,15 +14,16 @@ from pathlib import Path
 
 from dfnb import UserError
 
-CGROUP = Path("/sys/fs/cgroup")  # of Linux, version 2
-SHARE = 0.75  # of the memory that workers may fill; the rest is for the system and for the process that started them
-TASKS = 64  # processes and threads that one worker may start: a limit of them counts both
-THREADS = ["OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS", "OPENCV_FOR_THREADS_NUM"]
+CGROUP = Path("/sys/fs/cgroup")  # Linux, version 2
+SHARE = 0.75  # of the memory that workers may fill; the system and the parent process use the rest
+TASKS = 64  # processes and threads that one worker may start; `pids.max` counts both
+THREADS = ["OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS",
+           "OPENCV_FOR_THREADS_NUM"]
 
 
 @dataclass(frozen=True)
 class Machine:
-    """What a process may use: `cores`, bytes of `memory`, and how many processes and threads (`tasks`) at a time."""
+    """Limits of a process: `cores`, bytes of `memory`, and number of processes plus threads."""
 
     cores: int
     memory: int
@@ -30,44 +31,45 @@ class Machine:
 
     @property
     def budget(self) -> int:
-        """Bytes that all workers together may take."""
+        """Return the bytes that all workers together may take."""
         return int(self.memory * SHARE)
 
-    def room(self, each: int) -> int:
-        """Return the workers that cores and memory allow when each takes `each` bytes; at least one."""
-        return max(1, min(self.cores, self.budget // each, self.tasks // TASKS))
-
     def workers(self, wanted: int | None, each: int) -> int:
-        """Return the wanted number of workers, by default `room`; UserError where memory is short."""
+        """Return `wanted`, or as many workers of `each` bytes as fit, at least one.
+
+        UserError if `wanted` workers need more memory than there is.
+        """
         if wanted and wanted > 1 and wanted * each > self.budget:
-            raise UserError(f"{wanted} workers may take {wanted * each / 1e9:.1f} GB together, more than the "
-                            f"{self.budget / 1e9:.1f} GB that this machine has for them; {max(1, self.budget // each)} fit")
-        return wanted or self.room(each)
+            raise UserError(
+                f"{wanted} workers may take {wanted * each / 1e9:.1f} GB together, more than the "
+                f"{self.budget / 1e9:.1f} GB that this machine has for them; "
+                f"{max(1, self.budget // each)} fit")
+        return wanted or max(1, min(self.cores, self.budget // each, self.tasks // TASKS))
 
 
 def look(cgroup: Path = CGROUP) -> Machine:
-    """The machine as this process may use it: its affinity, the limits of its control groups (`cgroup`, the root of
-    their file system), and `DFNB_CORES` where that says fewer cores.
+    """Return the limits of this process: of the machine, its control groups, and `DFNB_CORES`.
+
+    `cgroup` is the root of the control groups' file system.
     """
-    cores = processors()
-    memory, tasks = _physical(), sys.maxsize
+    cores, memory, tasks = processors(), _physical(), sys.maxsize
     for group in _groups(cgroup):
         quota, _, period = _read(group / "cpu.max").partition(" ")
         if quota.isdigit() and period.isdigit():
             cores = min(cores, math.ceil(int(quota) / int(period)))
-        memory = min(memory, _number(group / "memory.max"))
-        tasks = min(tasks, _number(group / "pids.max"))
-    said = os.environ.get("DFNB_CORES", "")
-    return Machine(max(1, min(cores, int(said) if said.isdigit() else cores)), memory, tasks)
+        memory = min(memory, _number(_read(group / "memory.max")))
+        tasks = min(tasks, _number(_read(group / "pids.max")))
+    cores = min(cores, _number(os.environ.get("DFNB_CORES", "")))
+    return Machine(max(1, cores), memory, tasks)
 
 
 def processors() -> int:
-    """The processors that this process may run on, whatever share of their time it gets."""
+    """Return the processors that this process may run on, whatever share of their time it gets."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _physical() -> int:
-    """Bytes of memory of the machine; 8 GiB where the system does not tell."""
+    """Return the machine's memory in bytes; 8 GiB if the system does not report it."""
     try:
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     except (AttributeError, ValueError, OSError):
@@ -75,14 +77,15 @@ def _physical() -> int:
 
 
 def _groups(root: Path) -> list[Path]:
-    """The folders of this process's control group and of those above it, whose limits hold for it too."""
-    own = next((line[3:] for line in _read(Path("/proc/self/cgroup")).splitlines() if line.startswith("0::/")), "/")
+    """Return the folders of this process's control group and of its ancestors, which bind too."""
+    lines = _read(Path("/proc/self/cgroup")).splitlines()
+    own = next((line[3:] for line in lines if line.startswith("0::/")), "/")
     path = root / own.strip("/")
     return [path, *(above for above in path.parents if above.is_relative_to(root))]
 
 
-def _number(path: Path) -> int:
-    text = _read(path)  # "max" where there is no limit
+def _number(text: str) -> int:
+    """Return a limit; any text without a number, such as "max", is no limit."""
     return int(text) if text.isdigit() else sys.maxsize
 
 
@@ -93,21 +96,21 @@ def _read(path: Path) -> str:
 
 
 def executor(workers: int) -> ProcessPoolExecutor:
-    """Fresh processes, of one thread each, that end with this one, however it ends."""
-    context = multiprocessing.get_context("spawn")  # a fork of a process with threads, such as torch's, can hang
-    return ProcessPoolExecutor(workers, context, initializer=_begin)
+    """Return a pool of fresh processes, of one thread each, that die with this process."""
+    context = multiprocessing.get_context("spawn")  # forking a process with threads can deadlock
+    return ProcessPoolExecutor(workers, context, initializer=_start_worker)
 
 
 @contextlib.contextmanager
 def pool(workers: int) -> Iterator[ProcessPoolExecutor]:
-    """An `executor` for a block; an exception, such as Ctrl-C, ends its processes at once, whatever they do."""
-    with executor(workers) as made, ending():  # killed before the executor waits for them
-        yield made
+    """Open an `executor` for a block; an exception such as Ctrl-C kills its processes at once."""
+    with executor(workers) as processes, killing_children():  # killed before the pool joins them
+        yield processes
 
 
 @contextlib.contextmanager
-def ending() -> Iterator[None]:
-    """Kill the processes that were started in a block when it ends with an exception."""
+def killing_children() -> Iterator[None]:
+    """Kill the processes that were started in a block when the block ends with an exception."""
     others = set(multiprocessing.active_children())
     try:
         yield
@@ -117,9 +120,9 @@ def ending() -> Iterator[None]:
         raise
 
 
-def _begin() -> None:
-    """The parent alone handles Ctrl-C; libraries that are not imported yet keep to one thread; no parent, no worker."""
+def _start_worker() -> None:
+    """Leave Ctrl-C to the parent, use one thread per library, and end when the parent dies."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    os.environ.update(dict.fromkeys(THREADS, "1"))
+    os.environ.update(dict.fromkeys(THREADS, "1"))  # read by libraries that are imported later
     parent = multiprocessing.parent_process()
     threading.Thread(target=lambda: (parent.join(), os._exit(1)), daemon=True).start()

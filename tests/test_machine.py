@@ -80,8 +80,8 @@ def test_workers_and_threads_that_are_asked_for_are_taken(monkeypatch):
 
 
 def test_processes_that_a_container_may_not_start_are_not_planned():
-    assert Machine(64, 256 * GB, tasks=640).room(GB) == 10
-    assert Machine(64, 256 * GB, tasks=20).room(GB) == 1
+    assert Machine(64, 256 * GB, tasks=640).workers(None, GB) == 10
+    assert Machine(64, 256 * GB, tasks=20).workers(None, GB) == 1
 
 
 def test_a_gpu_has_one_run_at_a_time(monkeypatch):

@@ -293,7 +293,7 @@ def test_failed_runs_are_repeated_when_asked_and_a_slow_one_is_stopped(home):
     assert [row["why"] for row in sweeps.run("tiny", executor=threads())][0].startswith("timeout: it took longer")
     (home / "go").touch()
     assert sweeps.run("tiny", executor=threads())[0]["state"] == "failed"
-    assert grids.fate("failed", False) == "leave"
+    assert grids.action("failed", False) == "leave"
     assert sweeps.run("tiny", executor=threads(), retry_failed=True)[0]["state"] == "done"
 
 
@@ -333,7 +333,7 @@ def test_a_run_that_kills_its_process_is_given_up_and_the_others_end(home):
     write(home, "if (rank, dropout) == (5, 0):\n    os.kill(os.getppid(), 9)\n    time.sleep(9)")
     rows = sweeps.run("tiny", workers=2)
     assert [row["state"] for row in rows] == ["done", "done", "failed", "done"]
-    assert "kernel died: the process that did it was lost 3 times" in rows[2]["why"]
+    assert "kernel died: the process that executed it was lost 3 times" in rows[2]["why"]
     assert executed(home)[NAMES[2]] == 3
 
 
@@ -378,7 +378,7 @@ def test_the_first_interrupt_lets_running_cells_end_and_the_second_does_not(home
     os.killpg(process.pid, signal.SIGINT)
     out, err = process.communicate(timeout=30)
     assert process.returncode == 130
-    assert "stopping after the running cells" in out
+    assert "stopping after the current runs" in out
     assert "run the same command again to go on" in err
     assert states()[:4] == ["done", "missing", "missing", "missing"]
     process = runner("--only", "slow", workers=2)

@@ -1,4 +1,4 @@
-"""Where the runs of a sweep are done: processes of this machine, a Dask cluster, or any executor that is given."""
+"""Where runs execute: in processes of this machine, on a Dask cluster, or in a given executor."""
 
 import contextlib
 import signal
@@ -14,61 +14,69 @@ RETRIES = 3  # of Dask, for a task that raised
 
 @dataclass
 class Engine:
-    """An executor, how many runs it has room for now, and how to get a new one when it broke."""
+    """An executor, the number of runs it can hold now, and a way to replace it when it broke."""
 
     executor: Executor
-    room: Callable[[], int]
+    slots: Callable[[], int]
     renew: Callable[[Executor], None] = lambda broken: None
 
 
-def shares(workers: int | None, threads: int | None, runs: int, *, each: int, host: machine.Machine | None = None
-           ) -> tuple[int, int]:
-    """Processes for `runs` runs that take up to `each` bytes, and threads for each: the cores divided among them.
+def shares(workers: int | None, threads: int | None, runs: int, *, each: int,
+           host: machine.Machine | None = None) -> tuple[int, int]:
+    """Return the number of worker processes, and of threads that each may use.
 
-    By default one process a core, fewer where memory is short, and one where there is a GPU. `runs` are all that the
-    profile has: the number of threads decides over the last digits of a sum, so it does not depend on how many are
-    left. UserError for more workers than there is memory for, and for several on a GPU.
+    By default there is one process per core, fewer if memory is short for runs of `each` bytes, and
+    one on a GPU. `runs` counts all runs of the profile, done or not: the number of threads affects
+    the last digits of a sum, so it must not depend on how many runs are left.
+    Raises UserError for more workers than fit into memory, and for several on a GPU.
     """
     host = host or machine.look()
     if on_gpu():
         if workers and workers > 1:
-            raise UserError(f"one run at a time has the GPU to itself, {workers} workers would share its memory; leave "
-                            "--workers out, or hide the GPU (CUDA_VISIBLE_DEVICES=) to run on the CPU")
+            raise UserError(
+                f"one run at a time has the GPU to itself, {workers} workers would share its "
+                "memory; leave --workers out, or hide the GPU (CUDA_VISIBLE_DEVICES=) to run on "
+                "the CPU")
         workers = 1
     workers = min(host.workers(workers, each), runs)
     return workers, threads or max(1, host.cores // workers)
 
 
 def on_gpu() -> bool:
-    """Whether runs would compute on a GPU."""
+    """Return whether runs would compute on a GPU."""
     import torch
 
     return torch.cuda.is_available()
 
 
-def given(executor: Executor, workers: int | None) -> contextlib.AbstractContextManager[Engine]:
-    """Any executor; who made it closes it."""
-    return contextlib.nullcontext(Engine(executor, lambda: workers or machine.look().cores))
+def open_engine(workers: int | None, scheduler: str | None, executor: Executor | None
+                ) -> contextlib.AbstractContextManager[Engine]:
+    """Open the engine for a block; the caller closes a given `executor`."""
+    if scheduler:
+        return _dask(scheduler, workers)
+    if executor:
+        slots = workers or machine.look().cores
+        return contextlib.nullcontext(Engine(executor, lambda: slots))
+    return _processes(workers or 1)
 
 
 @contextlib.contextmanager
-def pool(workers: int) -> Iterator[Engine]:
-    """Processes of this machine; they end with this one, however it ends, and their kernels with them."""
+def _processes(workers: int) -> Iterator[Engine]:
+    """Use processes of this machine; they and their kernels die with this process."""
 
-    def renew(broken: Executor | None) -> None:
-        if engine.executor is broken:  # all of its runs say that it broke: the first of them counts
+    def renew(broken: Executor) -> None:
+        if engine.executor is broken:  # each of its runs reports the break; the first one counts
             engine.executor = machine.executor(workers)
 
-    engine = Engine(None, lambda: workers, renew)
-    renew(None)
-    with machine.ending():
+    engine = Engine(machine.executor(workers), lambda: workers, renew)
+    with machine.killing_children():
         yield engine
         engine.executor.shutdown()
 
 
 @contextlib.contextmanager
-def dask(address: str, workers: int | None) -> Iterator[Engine]:
-    """A running Dask scheduler: as many runs at a time as its workers have threads, unless `workers` says."""
+def _dask(address: str, workers: int | None) -> Iterator[Engine]:
+    """Use a running Dask scheduler: as many runs as its workers have threads, or `workers`."""
     try:
         from distributed import Client
     except ImportError:
@@ -76,8 +84,8 @@ def dask(address: str, workers: int | None) -> Iterator[Engine]:
     try:
         client = Client(address, set_as_default=False, timeout="10s")
     except (OSError, TimeoutError, ValueError) as error:
-        text = f"no Dask scheduler answers at {address!r} ({error}); start one with `dask scheduler`"
-        raise UserError(text) from None
+        raise UserError(f"no Dask scheduler answers at {address!r} ({error}); "
+                        "start one with `dask scheduler`") from None
     with client:
         executor = client.get_executor(pure=False, retries=RETRIES)
         yield Engine(executor, lambda: workers or max(1, sum(client.nthreads().values())))
@@ -85,7 +93,7 @@ def dask(address: str, workers: int | None) -> Iterator[Engine]:
 
 @contextlib.contextmanager
 def first_interrupt(stop: Callable[[], None]) -> Iterator[None]:
-    """The first Ctrl-C calls `stop`, the second is the usual KeyboardInterrupt."""
+    """Call `stop` at the first Ctrl-C of a block; the second raises KeyboardInterrupt as usual."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
