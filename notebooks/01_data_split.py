@@ -111,7 +111,7 @@ counts.unstack(fill_value=0).reindex(order)
 
 # %%
 figure, ax = plt.subplots(figsize=(7, 2))
-plots.part_counts(per_part, ax)
+plots.split_counts(per_part, ax)
 plt.show()
 
 # %% [markdown]

@@ -255,9 +255,7 @@ trio = {name: trials["study", name].detector for name in ("linear probe", "LoRA"
 with run.timed("robustness"):
     thinner = method_comparison.thinned(test, robust_frames)
     strained = method_comparison.robustness(trio, thinner, seed=seed)
-figure, axes = plt.subplots(1, strained.kind.nunique(), figsize=(15, 2.9), sharey=True)
-plots.strengths(strained, axes)
-figure.tight_layout()
+plots.strengths(strained)
 plt.show()
 
 # %% [markdown]
@@ -289,8 +287,8 @@ if experiment.profile.demo and looked:
     game = pd.concat(games, names=["model"]).droplevel(1)
     sanity = method_comparison.head_matters(eyes, fakes, maps, seed)
     some = np.flatnonzero(~fakes.frames.duplicated(["manipulation"]).to_numpy())
-    plots.looks(fakes.images(some), masks[some],
-                {name: found[some] for name, found in maps.items()})
+    plots.relevance_maps(fakes.images(some), masks[some],
+                         {name: found[some] for name, found in maps.items()})
     plt.show()
 else:
     display(Markdown("Left out: the changed pixels are not known here, or `looked` is 0."))

@@ -15,7 +15,7 @@ ONLY_IN = {  # a library that must be replaceable is imported by one module
     "transformers": {"models/clip"}, "papermill": {"runs/study"}, "jupytext": {"runs/notebooks"},
     "dlib": {"data/faces"}, "peft": {"detectors/lora", "detectors/layernorm"},
     "av": {"data/decoder", "data/perturbations", "demo/corpus"}, "typer": {"cli"},
-    "seaborn": {"evaluation/plots"}, "openai": {"detectors/endpoint"},
+    "seaborn": {"evaluation/plots", "evaluation/sweep_plots"}, "openai": {"detectors/endpoint"},
 }
 PACKAGE = files.ROOT / "dfnb"
 FILES = sorted(PACKAGE.rglob("*.py"))

@@ -1,99 +1,96 @@
-"""Tables of sweeps -> matplotlib Axes, as `plots` draws those of a chapter."""
+"""Draw the tables of sweeps (chapter 4), as `plots` draws those of the other chapters."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
+import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from dfnb.evaluation.plots import COLOURS, INK
+from dfnb.evaluation import plots
 
-SHADES = {"validation": COLOURS["real"], "test": COLOURS["NeuralTextures"]}
+SHADES = {"validation": plots.COLOURS["real"], "test": plots.COLOURS["NeuralTextures"]}
+SHIFTS = {"validation": -0.06, "test": 0.06}  # so that the points of a value stand side by side
 GAP = "#dddddd"
 
 
 def heat_maps(grid: pd.DataFrame, splits: Sequence[str] = ("validation", "test")) -> Figure:
-    """A row of maps for each split, a map for each dropout: AUC by rank and alpha, its interval below it.
+    """Draw the video AUC by rank and alpha with its interval: a row per split, a map per dropout.
 
-    Columns rank, alpha, dropout, state, and each split with _low and _high. A cell without a number is grey and says
-    its state; a cell that the grid does not have stays white. Of several draws of the split the first is shown.
+    `grid` has the columns rank, alpha, dropout, state, split_seed, and each split with _low and
+    _high. A run without a number is grey and shows its state; a combination that the grid does not
+    have stays white. Of several split seeds the first is shown.
     """
     if grid.empty:
         return plt.figure(figsize=(4, 0.5)).text(0, 0.5, "There is no grid.").figure
     grid = grid[grid.split_seed == grid.split_seed.min()]
-    ranks, alphas, dropouts = (sorted(set(grid[name])) for name in ("rank", "alpha", "dropout"))
+    dropouts, ranks = sorted(set(grid.dropout)), grid["rank"].nunique()
     low, high = np.nanmin([*grid[[*splits]].min(), 1.0]), np.nanmax([*grid[[*splits]].max(), 0.0])
-    size = (2.2 + 2.6 * len(dropouts), (0.7 + 0.75 * len(ranks)) * len(splits))
-    figure, axes = plt.subplots(len(splits), len(dropouts), figsize=size, squeeze=False, layout="constrained")
+    size = (2.2 + 2.6 * len(dropouts), (0.7 + 0.75 * ranks) * len(splits))
+    figure, axes = plt.subplots(len(splits), len(dropouts), figsize=size, squeeze=False,
+                                layout="constrained")
     for line, split in zip(axes, splits, strict=True):
         for ax, dropout in zip(line, dropouts, strict=True):
-            cells = grid[grid.dropout == dropout]
-            shown = cells.pivot(index="rank", columns="alpha", values=split).reindex(index=ranks, columns=alphas)
-            image = ax.imshow(shown, cmap="viridis", vmin=low, vmax=max(high, low + 1e-6), aspect="auto")
-            for cell in cells.to_dict("records"):
-                _annotate(ax, cell, split, ranks.index(cell["rank"]), alphas.index(cell["alpha"]), (low + high) / 2)
-            ax.set(xticks=range(len(alphas)), xticklabels=alphas, yticks=range(len(ranks)), yticklabels=ranks)
-            ax.set_title(f"{split}, dropout {dropout:g}", fontsize=9)
-            ax.grid(False)
-        line[0].set_ylabel("rank")
-    figure.colorbar(image, ax=axes, label="video AUC", shrink=0.6)
-    for ax in axes[-1]:
-        ax.set_xlabel("alpha")
+            _heat_map(grid, split, dropout, ax, vmin=low, vmax=max(high, low + 1e-6))
+    figure.colorbar(axes[0, 0].collections[0], ax=axes, label="video AUC", shrink=0.6)
     return figure
 
 
-def _annotate(ax: Axes, cell: dict, split: str, row: int, column: int, middle: float) -> None:
-    value = cell[split]
-    if np.isnan(value):
-        ax.add_patch(plt.Rectangle((column - 0.5, row - 0.5), 1, 1, color=GAP))
-        words = cell["state"] if cell["state"] != "done" else "undefined"
-        ax.text(column, row, words, ha="center", va="center", fontsize=7, color=INK)
-        return
-    colour = "white" if value < middle else "black"
-    ax.text(column, row - 0.13, f"{value:.2f}", ha="center", va="center", color=colour, fontsize=9)
-    ax.text(column, row + 0.24, f"{cell[f'{split}_low']:.2f} to {cell[f'{split}_high']:.2f}", ha="center", va="center",
-            color=colour, fontsize=6.5)
+def _heat_map(grid: pd.DataFrame, split: str, dropout: float, ax: Axes, **limits: float) -> None:
+    """Draw the runs of one dropout: those with a number in colour, then the others in grey."""
+    runs = grid.assign(text=[_text(run, split) for run in grid.to_dict("records")])
+    runs = runs.set_index(["rank", "alpha"])[runs.dropout.to_numpy() == dropout]
+    rows, columns = (sorted(set(grid[name])) for name in ("rank", "alpha"))
+    values, texts = (runs[name].unstack().reindex(rows, columns=columns)
+                     for name in (split, "text"))
+    looks = {"annot": texts, "fmt": "", "annot_kws": {"fontsize": 7.5}, "cbar": False, "ax": ax}
+    sns.heatmap(values.astype(float), cmap="viridis", **limits, **looks)
+    sns.heatmap(values.isna(), mask=values.notna() | texts.isna(), cmap=[GAP], vmin=0, vmax=1,
+                **looks)
+    ax.set_title(f"{split}, dropout {dropout:g}", fontsize=9)
+    ax.tick_params(axis="y", rotation=0)
+    ax.grid(False)
+    ax.label_outer()
+
+
+def _text(run: dict, split: str) -> str:
+    """Return the AUC of a run with its interval, or its state where it has none."""
+    if np.isnan(run[split]):
+        return "undefined" if run["state"] == "done" else run["state"]
+    return f"{run[split]:.2f}\n{run[f'{split}_low']:.2f} to {run[f'{split}_high']:.2f}"
 
 
 def factor(runs: pd.DataFrame, name: str, ax: Axes, title: str = "") -> Axes:
-    """Video AUC by the values of one factor: a point a run, the runs of a split seed joined, validation and test apart."""
+    """Draw the video AUC by the values of one factor: a point per run, a line per split seed."""
     values = sorted(set(runs[name]))
-    for split, colour in SHADES.items():
-        shift = -0.06 if split == "validation" else 0.06
-        for _, rows in runs.dropna(subset=[split]).sort_values(name).groupby("split_seed"):
-            places = [values.index(value) + shift for value in rows[name]]
-            ax.plot(places, rows[split], "o-", color=colour, ms=4, lw=0.9, alpha=0.75)
-        ax.plot([], [], "o-", color=colour, ms=4, label=split)
-    ax.axhline(0.5, color=INK, ls=":", lw=1)
-    ax.set(xticks=range(len(values)), xticklabels=[f"{value:g}" for value in values], xlabel=title or name,
-           xlim=(-0.4, len(values) - 0.6))
+    rows = runs.melt([name, "split_seed"], [*SHADES], "split", "AUC")
+    places = rows[name].map(values.index).astype(float) + rows.split.map(SHIFTS).astype(float)
+    sns.lineplot(x=places, y=rows.AUC, hue=rows.split, units=rows.split_seed, estimator=None,
+                 palette=SHADES, marker="o", ms=5, mew=0, lw=0.9, alpha=0.75, ax=ax)
+    ax.legend().remove()
+    ax.axhline(0.5, **plots.CHANCE)
+    ax.set(xticks=range(len(values)), xticklabels=[f"{value:g}" for value in values],
+           xlabel=title or name, ylabel="", xlim=(-0.4, len(values) - 0.6))
     return ax
 
 
-def effects(tables: dict[str, pd.DataFrame], ax: Axes) -> Axes:
-    """Main effects with their intervals (index factor; columns effect, low, high), one colour a split."""
-    names = list(next(iter(tables.values())).index)
-    for at, (split, table) in enumerate(tables.items()):
-        places = np.arange(len(names))[::-1] + 0.12 - 0.24 * at
-        ax.hlines(places, table.low, table.high, color=SHADES[split], lw=1.6)
-        ax.plot(table.effect, places, "o", color=SHADES[split], ms=5, label=split)
-    ax.axvline(0, color=INK, ls=":", lw=1)
-    ax.set(yticks=np.arange(len(names))[::-1], yticklabels=names, xlabel="change of the video AUC",
-           ylim=(-0.6, len(names) - 0.4))
-    ax.grid(axis="y", visible=False)
-    ax.legend(fontsize=8)
+def effects(tables: Mapping[str, pd.DataFrame], ax: Axes) -> Axes:
+    """Draw main effects with intervals (index factor; columns effect, low, high) of each split."""
+    for (split, table), shift in zip(tables.items(), (0.12, -0.12), strict=True):
+        colour = SHADES[split]
+        plots.intervals(table, ax, value="effect", reference=0, colour=colour, ink=colour,
+                        shift=shift)
+    ax.set_xlabel("change of the video AUC")
+    ax.legend(ax.collections, tables)
     return ax
 
 
-def scatter(runs: pd.DataFrame, x: str, y: str, ax: Axes, *, by: str, labels: tuple[str, str]) -> Axes:
-    """A point a run, coloured by the values of the column `by`."""
-    values = sorted(set(runs[by]))
-    shades = plt.get_cmap("viridis")(np.linspace(0.1, 0.9, max(len(values), 2)))
-    for value, colour in zip(values, shades, strict=False):
-        rows = runs[runs[by] == value]
-        ax.plot(rows[x], rows[y], "o", ms=4.5, alpha=0.75, color=colour, label=f"{by} {value:g}")
+def scatter(runs: pd.DataFrame, x: str, y: str, ax: Axes, *, by: str,
+            labels: tuple[str, str]) -> Axes:
+    """Draw a point per run, coloured by the values of the column `by`; `labels` name x and y."""
+    sns.scatterplot(runs, x=x, y=y, hue=by, palette="crest", legend="full", s=26, alpha=0.75,
+                    ax=ax)
     ax.set(xlabel=labels[0], ylabel=labels[1])
-    ax.legend(fontsize=8)
     return ax
