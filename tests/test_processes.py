@@ -24,7 +24,7 @@ seed = 0  # of nothing
 # %%
 import os, time
 from dfnb import machine, profiles, runs
-run = runs.start("01_tiny", profiles.load(profile), dict(seconds=seconds, seed=seed))
+run = start("01_tiny", config.load(profile), dict(seconds=seconds, seed=seed))
 if seconds:
     pool = machine.executor(2)
     [pool.submit(time.sleep, seconds) for _ in range(2)]
@@ -138,8 +138,8 @@ NOTEBOOKS = sorted((files.ROOT / "notebooks").glob("*.ipynb"))
 
 @pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda path: path.stem)
 def test_every_number_of_a_notebook_has_a_range_that_holds_its_default(notebook):
-    for name, (default, kind, _) in parameters.declared(notebook).items():
-        assert kind not in (int, float) or name in parameters.RANGES, name
+    for name, default in parameters.declared(notebook).items():
+        assert type(default) not in (int, float) or name in parameters.RANGES, name
         parameters.check_parameters(notebook, {name: default})
 
 

@@ -13,7 +13,7 @@ from dfnb.runs.notebooks import KERNELSPEC
 from dfnb.runs.state import StudyFailed
 
 PUBLISHED = "demo"  # the profile whose executed chapters are tracked
-FIGURE = ("08_summary", "plots.by_split", "splits.png")  # chapter, code of the cell, file in _static
+FIGURE = ("08_summary", "plots.by_split", "splits.png")  # chapter, code, file in _static
 BUILDER = ("from dfnb.runs.kernels import die_with_parent; die_with_parent(); "
            "from jupyter_book.cli.main import main; main()")
 
@@ -21,7 +21,7 @@ BUILDER = ("from dfnb.runs.kernels import die_with_parent; die_with_parent(); "
 def build(profile: str, rows: list[dict[str, str]], source: Path | None = None) -> Path:
     """Print the executed chapters of a profile as a book; return its index.html.
 
-    `rows` are those of `study.status`; `source` is the folder of the book's pages, by default book/.
+    `rows` are those of `study.status`; `source` is the folder of the book, by default book/.
     The book is built in a copy below book/_build, so that no tracked file changes. Raises UserError
     where a chapter is not done, and StudyFailed where jupyter-book fails or warns.
     """
@@ -41,8 +41,8 @@ def publish(profile: str, rows: list[dict[str, str]], source: Path | None = None
     not be redistributed, and where a chapter is not done.
     """
     if profile != PUBLISHED:
-        raise UserError(f"the profile {profile} is not published: tracked chapters are those of the "
-                        f"profile {PUBLISHED}, which show no person; use --profile {PUBLISHED}")
+        raise UserError(f"the profile {profile} is not published: tracked chapters are those of "
+                        f"{PUBLISHED}, which show no person; use --profile {PUBLISHED}")
     _check_done(profile, rows)
     target = source or files.ROOT / "book"
     written = _write_chapters(profile, rows, target)
@@ -59,8 +59,8 @@ def publish(profile: str, rows: list[dict[str, str]], source: Path | None = None
 def _check_done(profile: str, rows: list[dict[str, str]]) -> None:
     for row in rows:
         if row["state"] != "done":
-            raise UserError(f"{row['notebook']} is {row['state']} ({row['why']}), so there is no book "
-                            f"to print; run `dfnb study --profile {profile}`")
+            raise UserError(f"{row['notebook']} is {row['state']} ({row['why']}), so there is no "
+                            f"book to print; run `dfnb study --profile {profile}`")
 
 
 def _write_chapters(profile: str, rows: list[dict[str, str]], target: Path) -> list[Path]:

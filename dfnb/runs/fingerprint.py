@@ -109,15 +109,12 @@ def sources_fingerprint(profile: Profile, others: Sequence[OtherCorpus] = ()) ->
         paths += sorted(path for path in lists.iterdir()
                         if path.suffix in (".json", ".csv")) if lists else []
         paths += [identities] if identities else []
+        stats = [(path.name, *_size_and_time(path)) for path in paths]
     except (UserError, OSError):
         return None
-    stats = [(path.name, *_size_and_time(path)) for path in paths]
     return hashlib.sha256(json.dumps(sorted(stats)).encode()).hexdigest()[:16]
 
 
 def _size_and_time(path: Path) -> tuple[int, int]:
-    try:
-        status = path.stat()
-    except OSError:  # a link to nowhere, or the file vanished
-        return -1, -1
+    status = path.stat() if path.exists() else path.lstat()  # of the link, where it leads nowhere
     return status.st_size, status.st_mtime_ns

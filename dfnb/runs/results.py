@@ -113,7 +113,7 @@ def _measured(result: Result, bootstrap: Bootstrap) -> dict[str, Any]:
         "validation_low": bounds.low, "validation_high": bounds.high,
         "seconds": result.timing["cpu_seconds"], "memory": result.timing["peak_memory_mb"]}
     table = pd.DataFrame(result.metrics["rows"])
-    if "threshold from validation" in set(table.answer):
+    if tables.CHOSEN in set(table.answer):
         test = tables.chosen(table, "video").iloc[0]
         measured |= {"test": test.AUC, "test_low": test.low, "test_high": test.high,
                      **test[["EER", "F1", "ACC"]]}
@@ -131,7 +131,7 @@ def base(profile: str) -> pd.DataFrame:
 
 
 def optimism(profile: str, grid: pd.DataFrame, bootstrap: Bootstrap = power.HALVES) -> dict:
-    """Return `power.optimism_of_best` over a grid's finished runs, on the test videos they share."""
+    """Return `power.optimism_of_best` over a grid's finished runs, on their test videos."""
     done = grid[grid.state == "done"]
     if len(done) < 2:
         nothing = dict.fromkeys(["apparent", "nested", "optimism"])
