@@ -109,19 +109,6 @@ def test_a_run_with_other_parameters_has_another_folder(home):
     assert states() == {"01_first": "missing"}
 
 
-@pytest.mark.parametrize(("given", "sentence"), [
-    ({"rnak": 3}, "has no parameter 'rnak'"),
-    ({"__import__('os').system('touch hacked')": 3}, "has no parameter"),
-    ({"rank": "many"}, "rank must be an integer, got 'many'"),
-    ({"rank": True}, "rank must be an integer, got True"),
-    ({"rank": 2.0}, "rank must be an integer, got 2.0"),
-])
-def test_parameters_are_refused_before_anything_is_written(home, given, sentence):
-    with pytest.raises(UserError, match=sentence):
-        study.execute(home / "notebooks" / "01_first.ipynb", config.load("tiny"), given)
-    assert not (home / "runs").exists()
-
-
 def test_a_profile_with_a_wrong_parameter_stops_before_the_first_chapter(home):
     (home / "params" / "tiny.yaml").write_text(PROFILE.replace("rank: 3", "rank: x"))
     sentence = r"rank must be an integer, got 'x' \(params/tiny.yaml, 01_first\)"
