@@ -1,4 +1,4 @@
-"""No command leaves a process behind, whichever signal ends it; a bad parameter ends it before anything is made."""
+"""No command leaves a process behind, whichever signal ends it; bad parameters end it at once."""
 
 import os
 import shutil
@@ -8,6 +8,7 @@ import sys
 import time
 import uuid
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import yaml
@@ -22,9 +23,10 @@ seconds = 60  # that it takes
 seed = 0  # of nothing
 
 # %%
-import os, time
-from dfnb import machine, profiles, runs
-run = start("01_tiny", config.load(profile), dict(seconds=seconds, seed=seed))
+import time
+from dfnb import config, machine
+from dfnb.runs.run import start
+run = start("01_tiny", config.load(profile), globals())
 if seconds:
     pool = machine.executor(2)
     [pool.submit(time.sleep, seconds) for _ in range(2)]
@@ -35,8 +37,9 @@ run.save({"seed": seed})
 """
 PROFILE = {"corpus": {"root": "demo"}, "demo": {"seed": 1, "identities": 4, "frames": 2},
            "crops": {"frames": 2, "size": 64}, "notebooks": {"01_tiny": {}},
-           "sweeps": {"seeds": {"notebook": "01_tiny", "combinations": [{"seed": 1}, {"seed": 2}]}}}
-ALONE = {"evaluate", "export", "pair", "publish", "status"}  # commands that compute in their own process
+           "sweeps": {"seeds": {"notebook": "01_tiny",
+                                "combinations": [{"seed": 1}, {"seed": 2}]}}}
+ALONE = {"evaluate", "export", "pair", "publish", "status"}  # they start no process
 
 
 @pytest.fixture
@@ -54,7 +57,7 @@ def home(tmp_path, monkeypatch):
 
 
 def many(corpus: Path, folder: Path) -> Path:
-    """A corpus of 600 videos, so that reading their headers takes a while."""
+    """Write a corpus of 600 videos, so that reading their headers takes a while."""
     shutil.copytree(corpus, folder)
     videos = folder / "original_sequences" / "youtube" / "c23" / "videos"
     for at in range(6, 600):
@@ -63,68 +66,76 @@ def many(corpus: Path, folder: Path) -> Path:
 
 
 def done(home: Path) -> None:
-    """The study's chapter, run quickly, so that there is a book to build."""
+    """Run the study's chapter quickly, so that there is a book to build."""
     profile = PROFILE | {"notebooks": {"01_tiny": {"seconds": 0}}, "sweeps": {}}
     (home / "params" / "tiny.yaml").write_text(yaml.safe_dump(profile))
     study.run("tiny", ["01"])
 
 
-# command -> its arguments, from (home, corpus, run of a detector), and how many processes there are when it is at work
+# command -> its arguments, from (home, corpus, run of a detector), and its processes at work
 COMMANDS = {
-    "demo": (lambda home, corpus, run: [home / "world", "--identities", "40", "--frames", "100", "--workers", "2"], 3),
+    "demo": (lambda home, corpus, run: [home / "world", "--identities", "40", "--frames", "100",
+                                        "--workers", "2"], 3),
     "study": (lambda home, corpus, run: ["-P", "tiny"], 4),
     "run": (lambda home, corpus, run: ["01", "-P", "tiny"], 4),
     "sweep": (lambda home, corpus, run: ["-P", "tiny", "--workers", "2", "--threads", "1"], 9),
     "book": (lambda home, corpus, run: done(home) or ["-P", "tiny"], 2),
     "corpus": (lambda home, corpus, run: [many(corpus, home / "many"), "--deep"], 2),
-    "score": (lambda home, corpus, run: [corpus, "--run", run, "--workers", "2", "--out", home / "scores"], 4),
+    "score": (lambda home, corpus, run: [corpus, "--run", run, "--workers", "2",
+                                         "--out", home / "scores"], 4),
 }
 
 
-def test_every_command_is_held_to_it():
-    commands = {command.name or command.callback.__name__ for command in cli.app.registered_commands}
+def test_every_command_is_tested_here_or_starts_no_process():
+    commands = {command.name or command.callback.__name__
+                for command in cli.app.registered_commands}
     assert commands == set(COMMANDS) | ALONE
 
 
 def marked(mark: str) -> dict[int, str]:
-    """The processes whose environment has the mark, and what they do."""
-    found = {}
+    """Return the processes whose environment has the mark, and their command lines."""
+    lines = {}
     for folder in Path("/proc").glob("[0-9]*"):
         try:
             if mark.encode() in (folder / "environ").read_bytes():
-                found[int(folder.name)] = (folder / "cmdline").read_text().replace("\0", " ")[:200]
+                line = (folder / "cmdline").read_text().replace("\0", " ")
+                lines[int(folder.name)] = line[:200]
         except OSError:
-            pass  # ended meanwhile, or not ours
-    return found
+            pass  # the process has ended, or is not ours
+    return lines
+
+
+def within(seconds: float, condition) -> bool:
+    """Wait until the condition holds, at most some seconds; return whether it does."""
+    end = time.monotonic() + seconds
+    while not (holds := condition()) and time.monotonic() < end:
+        time.sleep(0.02)
+    return holds
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not kernels.LINUX, reason="looks into /proc; that a process dies with its parent is Linux's")
+@pytest.mark.skipif(not kernels.LINUX, reason="it reads /proc, and processes die with their parent")
 @pytest.mark.parametrize("name", ["SIGTERM", "SIGINT", "SIGKILL"])
 @pytest.mark.parametrize("command", COMMANDS)
 def test_no_process_outlives_a_command(command, name, home, corpus, finished):
     mark = f"DFNB_TEST_MARK={uuid.uuid4().hex}"
     arguments, count = COMMANDS[command]
-    line = [sys.executable, "-m", "dfnb.cli", command, *map(str, arguments(home, corpus, finished[0]))]
+    line = [sys.executable, "-m", "dfnb.cli", command,
+            *map(str, arguments(home, corpus, finished[0]))]
     process = subprocess.Popen(
-        line, cwd=files.ROOT, env=os.environ | dict([mark.split("=")]), stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-        start_new_session=True, preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler))
+        line, cwd=files.ROOT, env=os.environ | dict([mark.split("=")]), stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT, start_new_session=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler))
     try:
-        end = time.monotonic() + 60
-        while len(marked(mark)) < count:
-            assert process.poll() is None, process.stdout.read().decode()[-2000:]
-            assert time.monotonic() < end, marked(mark)
-            time.sleep(0.01)
+        begun = within(60, lambda: len(marked(mark)) >= count or process.poll() is not None)
+        assert begun and process.poll() is None, process.stdout.read().decode()[-2000:]
         time.sleep(0.2)
         process.send_signal(signal.Signals[name])
-        if name == "SIGINT" and command in ("study", "sweep"):  # the first lets what is running end
+        if name == "SIGINT" and command in ("study", "sweep"):  # the first waits for what runs
             time.sleep(1)
             process.send_signal(signal.SIGINT)
         process.wait(30)
-        end = time.monotonic() + 15
-        while (left := marked(mark)) and time.monotonic() < end:
-            time.sleep(0.05)
-        assert not left
+        assert within(15, lambda: not marked(mark)), marked(mark)
     finally:
         for pid in marked(mark):
             os.kill(pid, signal.SIGKILL)
@@ -136,6 +147,14 @@ def test_no_process_outlives_a_command(command, name, home, corpus, finished):
 NOTEBOOKS = sorted((files.ROOT / "notebooks").glob("*.ipynb"))
 
 
+@pytest.fixture
+def nowhere(tmp_path, monkeypatch):
+    """A folder in which a command would write its corpus, cache and runs."""
+    for name in ("DATA", "CACHE", "RUNS"):
+        monkeypatch.setenv(f"DFNB_{name}", str(tmp_path / name.lower()))
+    return tmp_path
+
+
 @pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda path: path.stem)
 def test_every_number_of_a_notebook_has_a_range_that_holds_its_default(notebook):
     for name, default in parameters.declared(notebook).items():
@@ -143,51 +162,50 @@ def test_every_number_of_a_notebook_has_a_range_that_holds_its_default(notebook)
         parameters.check_parameters(notebook, {name: default})
 
 
-def test_the_choices_are_those_that_there_are():
+def test_the_choices_are_all_protocols_and_features():
     from dfnb.detectors import probe
 
     assert set(parameters.CHOICES["protocol"]) == set(splits.PROTOCOLS)
     assert set(parameters.CHOICES["features"]) == set(probe.KINDS)
 
 
-@pytest.mark.parametrize("given, sentence", [
-    (["rank", "-1"], "rank must be at least 1, got -1"), (["alpha=0"], "alpha must be more than 0, got 0"),
+@pytest.mark.parametrize(("given", "sentence"), [
+    (["rank", "-1"], "rank must be at least 1, got -1"),
+    (["alpha=0"], "alpha must be more than 0, got 0"),
     (["dropout", "1"], "dropout must be at least 0 and less than 1, got 1.0"),
     (["fraction=0"], "fraction must be more than 0 and at most 1, got 0.0"),
     (["batch=0"], "batch must be at least 1, got 0"),
     (["protocol=studdy"], "protocol must be one of study, frame, "),
-    (["test_on=FaceSwop"], "test_on is 'FaceSwop', but the manipulations of params/smoke.yaml are FaceSwap, "),
-    (["repeets", "1"], "03_lora_training has no parameter 'repeets'; it declares profile (str), ")])
-def test_a_bad_parameter_is_refused_before_a_corpus_is_made(given, sentence, tmp_path, monkeypatch, capsys):
-    for name in ("DATA", "CACHE", "RUNS"):
-        monkeypatch.setenv(f"DFNB_{name}", str(tmp_path / name.lower()))
+    (["test_on=FaceSwop"], "test_on is 'FaceSwop', but the manipulations of params/smoke.yaml"),
+    (["repeets", "1"], "03_lora_training has no parameter 'repeets'; it declares profile (str), "),
+])
+def test_a_bad_parameter_is_refused_before_a_corpus_is_made(given, sentence, nowhere, capsys):
     assert cli.main(["run", "03", "-P", "smoke", "-p", *given]) == 2
     assert sentence in capsys.readouterr().err
-    assert not list(tmp_path.iterdir())
+    assert not list(nowhere.iterdir())
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("stem, given, sentence", [
-    ("02_baseline_probe", {"repeets": 1}, "this notebook has no parameter 'repeets'; it declares profile, split_seed, "),
+@pytest.mark.parametrize(("stem", "given", "sentence"), [
+    ("02_baseline_probe", {"repeets": 1}, "no parameter 'repeets'; it declares profile, split_"),
     ("03_lora_training", {"rank": -1}, "rank must be at least 1, got -1"),
-    ("08_summary", {"lavel": 0.9}, "no parameter 'lavel'; it declares profile, level, draws, correlation")])
-def test_plain_papermill_with_a_bad_parameter_ends_at_once(stem, given, sentence, tmp_path, monkeypatch):
+    ("08_summary", {"confidense": 0.9}, "no parameter 'confidense'; it declares profile, "),
+])
+def test_plain_papermill_with_a_bad_parameter_ends_at_once(stem, given, sentence, nowhere):
     import papermill
 
-    for name in ("DATA", "CACHE", "RUNS"):
-        monkeypatch.setenv(f"DFNB_{name}", str(tmp_path / name.lower()))
-    given = given | {"profile": "smoke"}
     with pytest.raises(papermill.PapermillExecutionError, match=sentence):
-        papermill.execute_notebook(f"{files.ROOT}/notebooks/{stem}.ipynb", tmp_path / "out.ipynb", given, cwd=files.ROOT,
-                                   kernel_name="python3", progress_bar=False)
-    assert not (tmp_path / "data").exists()
+        papermill.execute_notebook(
+            f"{files.ROOT}/notebooks/{stem}.ipynb", nowhere / "out.ipynb",
+            given | {"profile": "smoke"}, cwd=files.ROOT, kernel_name="python3",
+            progress_bar=False)
+    assert not (nowhere / "data").exists()
 
 
-def test_cells_that_are_run_in_another_order_by_hand_are_not_judged(monkeypatch):
-    from types import SimpleNamespace
-
+def test_cells_that_a_person_runs_in_another_order_are_not_refused(monkeypatch):
     ran = {"In": ["", "%time 1", "# Parameters\nrepeats = 1"]}
-    monkeypatch.setitem(sys.modules, "IPython", SimpleNamespace(get_ipython=lambda: SimpleNamespace(user_ns=ran)))
+    shell = SimpleNamespace(get_ipython=lambda: SimpleNamespace(user_ns=ran))
+    monkeypatch.setitem(sys.modules, "IPython", shell)
     parameters.check_kernel()
     ran["In"][1] = "profile = 'demo'\nrepeats = 5"
     parameters.check_kernel()

@@ -91,9 +91,9 @@ def of_sweeps(profile: str, bootstrap: Bootstrap = DEFAULT) -> pd.DataFrame:
     these results changes.
     """
     rows = []
-    for cell in grids.expand(load(profile)):
-        row = grids.row(cell)
-        saved = read(cell.folder, done=row["state"] == "done")
+    for planned in grids.expand(load(profile)):
+        row = grids.row(planned)
+        saved = read(planned.folder, done=row["state"] == "done")
         about = {key: row[key] for key in ABOUT} | row["parameters"]
         rows.append(about | (_measured(saved, bootstrap) if saved else {}))
     columns = [*ABOUT, "split_seed", *FACTORS, "steps", *MEASURED, "seconds", "memory"]
@@ -136,7 +136,7 @@ def optimism(profile: str, grid: pd.DataFrame, bootstrap: Bootstrap = power.HALV
     if len(done) < 2:
         nothing = dict.fromkeys(["apparent", "nested", "optimism"])
         return nothing | {"reason": "fewer than two runs are done"}
-    folders = {cell.folder.name: cell.folder for cell in grids.expand(load(profile))}
+    folders = {planned.folder.name: planned.folder for planned in grids.expand(load(profile))}
     videos = [metrics.to_videos(read(folders[name]).scores.query("split == 'test'"))
               for name in done.run]
     scores = np.stack([table.score for table in videos])
