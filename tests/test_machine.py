@@ -98,11 +98,11 @@ def test_threads_of_a_kernel_are_what_is_asked_for_or_what_a_container_allows(mo
     for name in machine.THREADS:
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(machine, "look", lambda: Machine(64, 64 * GB))
-    assert kernels._bounds(None) == {} and set(kernels._bounds(8).values()) == {"8"}
+    assert kernels._thread_limits(None) == {} and set(kernels._thread_limits(8).values()) == {"8"}
     monkeypatch.setattr(machine, "look", lambda: Machine(4, 64 * GB))
-    assert set(kernels._bounds(None).values()) == {"4"} and set(kernels._bounds(8).values()) == {"8"}
+    assert set(kernels._thread_limits(None).values()) == {"4"} and set(kernels._thread_limits(8).values()) == {"8"}
     monkeypatch.setenv("OMP_NUM_THREADS", "2")
-    assert kernels._bounds(None)["OMP_NUM_THREADS"] == "2"
+    assert kernels._thread_limits(None)["OMP_NUM_THREADS"] == "2"
 
 
 class Noted:

@@ -30,7 +30,7 @@ fault = ""  # what goes wrong
 
 # %%
 import os, time
-from dfnb import UserError, config
+from dfnb import DataError, UserError, config
 from dfnb.runs.run import start
 run = start("03_tiny", config.load(profile), dict(
     split_seed=split_seed, repeats=repeats, rank=rank, dropout=dropout, fault=fault))
@@ -48,7 +48,7 @@ FAULTS = {
     "slow": "time.sleep(60)",
     "memory": "raise MemoryError('a lot')",
     "bad": "raise UserError('rank must be at least 9, got 2')",
-    "data": "from dfnb.data import splits; import pandas as pd; splits.fraction(pd.DataFrame(), pd.DataFrame(), 0, 0)",
+    "data": "from dfnb import DataError; raise DataError('there is no corpus')",
     "diverged": "raise type('Diverged', (UserError,), {})('training diverged at step 3: the loss is nan')",
     "idle": "raise type('NoGradient', (UserError,), {})('2 trainable parameters get no gradient: a, b')",
     "full": "raise OSError(28, 'No space left on device')",
@@ -217,7 +217,7 @@ while not (os.path.exists("{home}/04.begun") and os.path.exists("{home}/05.begun
     time.sleep(0.05)"""
     write(home, meet, "04_tiny")
     write(home, meet, "05_tiny")
-    write(home, 'results.result("tiny", "05_tiny"), results.result("tiny", "04_tiny")', "07_tiny")
+    write(home, 'from dfnb.runs.results import result; result("tiny", "05_tiny"); result("tiny", "04_tiny")', "07_tiny")
     declare(home, rows=GRID | {"chapter": "08_tiny"})
     write(home, "", "08_tiny")
     names = ["03_tiny", "04_tiny", "05_tiny", "07_tiny", "08_tiny"]
