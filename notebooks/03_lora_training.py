@@ -151,7 +151,7 @@ display(by_manipulation if len(by_manipulation) else Markdown("None is named her
 
 # %%
 detector = trials[split_seed].detector
-encoder = sum(weights.numel() for weights in experiment.clip.vision_tower().parameters())
+encoder = sum(weights.numel() for weights in experiment.clip.trainable_encoder().parameters())
 share = detector.trainable / encoder
 display(Markdown(f"{detector.trainable:,} values were trained, {share:.1%} of the image "
                  f"encoder's {encoder:,}."))

@@ -1,124 +1,107 @@
-"""CLIP as loaded, normalised and cached, against transformers' own processor and model."""
-
-import json
+"""CLIP's pixels, features, frozen activations and texts, against transformers' own and PIL."""
 
 import numpy as np
 import pytest
 import torch
 import transformers
-from safetensors.torch import load_file, save_file
+from PIL import Image
 
-import dfnb.models.clip
 from dfnb import UserError, files
-from dfnb.models import checkpoints
+from dfnb.models.clip import load
+from dfnb.models.encoder import enter
+from dfnb.models.resize import resize
 
 
-@pytest.fixture
-def images():
-    return np.random.default_rng(1).integers(0, 256, (7, 64, 64, 3), dtype=np.uint8)
+def noise(count, height, width, grey_levels=256):
+    """Random images; two grey levels overshoot most when they are resized."""
+    generator = np.random.default_rng(1)
+    images = generator.integers(0, grey_levels, (count, height, width, 3))
+    return (images * (255 // (grey_levels - 1))).astype(np.uint8)
 
 
 def processed(folder, images) -> torch.Tensor:
-    return transformers.CLIPImageProcessor.from_pretrained(folder)(
-        list(images), return_tensors="pt"
-    ).pixel_values
+    processor = transformers.CLIPImageProcessor.from_pretrained(folder)
+    return processor(list(images), return_tensors="pt").pixel_values
 
 
-def change(folder, target, edit) -> str:
-    """A copy of the checkpoint whose tensors went through `edit`."""
-    target.mkdir()
-    for path in folder.iterdir():
-        (target / path.name).write_bytes(path.read_bytes())
-    tensors = edit(load_file(target / "model.safetensors"))
-    save_file(tensors, target / "model.safetensors", metadata={"format": "pt"})
-    return str(target)
-
-
-def test_pixels_equal_the_checkpoint_s_own_processor(clip, clip_folder, images):
-    torch.testing.assert_close(clip.pixels(images), processed(clip_folder, images), rtol=0, atol=1e-6)
-
-
-def test_pixels_of_another_size_are_resized_as_the_processor_does(clip, clip_folder):
-    images = np.random.default_rng(1).integers(0, 256, (3, 96, 96, 3), dtype=np.uint8)
-    one_grey_level = 1 / 255 / 0.26
+# ------------------------------------------------------------------- pixels
+@pytest.mark.parametrize("size", [64, 96, 40])
+def test_pixels_equal_the_checkpoint_s_own_processor(clip, clip_folder, size):
+    images = noise(3, size, size)
     torch.testing.assert_close(
-        clip.pixels(images), processed(clip_folder, images), rtol=0, atol=1.01 * one_grey_level
-    )
+        clip.pixels(images), processed(clip_folder, images), rtol=0, atol=1e-6)
 
 
+@pytest.mark.parametrize("grey_levels", [2, 256])
+@pytest.mark.parametrize(("height", "width"), [(64, 64), (40, 65), (96, 64), (300, 224)])
+def test_resizing_up_and_down_gives_pil_s_grey_levels(height, width, grey_levels):
+    images = noise(2, height, width, grey_levels)
+    expected = [Image.fromarray(image).resize((64, 64), Image.Resampling.BICUBIC)
+                for image in images]
+    resized = resize(torch.from_numpy(images).permute(0, 3, 1, 2), 64).permute(0, 2, 3, 1)
+    np.testing.assert_array_equal(resized.numpy(), np.stack(expected))
+
+
+def test_a_reader_mirrors_the_crops_that_are_flipped(clip, cued):
+    read = clip.pixel_reader(cued[0])
+    plain = read(np.array([3, 8]))
+    mixed = read(np.array([3, 8]), np.array([True, False]))
+    torch.testing.assert_close(mixed, torch.stack([plain[0].flip(-1), plain[1]]))
+
+
+def test_crops_too_many_for_memory_are_read_batch_by_batch(clip, cued, monkeypatch):
+    held = clip.pixel_reader(cued[0])(np.array([3, 8]))
+    monkeypatch.setattr("dfnb.models.clip.HELD", 0)
+    read = clip.pixel_reader(cued[0])
+    torch.testing.assert_close(read(np.array([3, 8])), held, rtol=0, atol=0)
+
+
+# ------------------------------------------------------------------- image features
 def test_features_equal_transformers_own_processor_and_model(clip, clip_folder, cued):
     model = transformers.CLIPModel.from_pretrained(clip_folder).eval()
+    pixels = processed(clip_folder, cued[1].images())
     with torch.no_grad():
-        expected = model.get_image_features(processed(clip_folder, cued[1].images())).pooler_output
-        pooled = model.vision_model(processed(clip_folder, cued[1].images())).pooler_output
-    features = clip.image_features(cued[1])
+        expected = model.get_image_features(pixels).pooler_output
+        pooled = model.vision_model(pixels).pooler_output
     expected = torch.nn.functional.normalize(expected, dim=-1).numpy()
+    features = clip.image_features(cued[1])
     assert features.shape == (32, clip.dim) and features.dtype == np.float32
     np.testing.assert_allclose(features, expected, rtol=0, atol=1e-5)
-    np.testing.assert_allclose(clip.image_features(cued[1], kind="pooled"), pooled.numpy(), rtol=0, atol=1e-5)
+    features = clip.image_features(cued[1], kind="pooled")
+    np.testing.assert_allclose(features, pooled.numpy(), rtol=0, atol=1e-5)
 
 
-def test_text_features_equal_transformers_and_have_unit_length(clip, clip_folder):
-    prompts = ["a real photo", "a fake"]
-    tokens = transformers.AutoTokenizer.from_pretrained(clip_folder)(
-        prompts, padding=True, return_tensors="pt"
-    )
+def test_an_unknown_kind_of_feature_is_refused(clip, cued):
+    with pytest.raises(UserError, match="must be one of projected, pooled, got 'mean'"):
+        clip.image_features(cued[0], kind="mean")
+
+
+def test_a_trainable_encoder_is_a_copy(clip):
+    pixels = clip.pixels(noise(7, 64, 64))
+    before, encoder = clip.pooled(pixels), clip.trainable_encoder()
+    assert all(value.requires_grad for value in encoder.parameters())
     with torch.no_grad():
-        model = transformers.CLIPModel.from_pretrained(clip_folder).eval()
-        expected = model.get_text_features(**tokens).pooler_output
-    expected = expected / expected.norm(dim=-1, keepdim=True)
-    np.testing.assert_allclose(clip.text_features(prompts), expected.numpy(), rtol=0, atol=1e-5)
-
-
-def test_a_prompt_that_is_too_long_is_named(clip):
-    with pytest.raises(UserError, match="takes at most 48; shorten 'xxxx"):
-        clip.text_features(["short", "x" * 60])
-
-
-@pytest.mark.parametrize("name", ["fixture", "tiny"])
-def test_a_prompt_filled_with_words_is_the_prompt_with_these_words(clip, name):
-    clip = clip if name == "fixture" else dfnb.models.clip.load("tiny", device="cpu")
-    prompts = ["a real photo of a face", "a noisy photo of a face"]
-    look_up = clip.model.text_model.embeddings.token_embedding
-    for prompt in prompts:
-        word = torch.tensor([clip.tokenizer(prompt.split()[1], add_special_tokens=False).input_ids])
-        feature = clip.text_around("a {} photo of a face", look_up(word))
-        tokens = clip.tokenizer([prompt], return_tensors="pt")
-        expected = torch.nn.functional.normalize(clip.model.get_text_features(**tokens).pooler_output, dim=-1)
-        torch.testing.assert_close(feature, expected, rtol=0, atol=1e-5)
-    torch.testing.assert_close(feature[0], torch.from_numpy(clip.text_features(prompts)[1]), rtol=0, atol=1e-5)
-
-
-def test_the_gradient_of_a_prompt_flows_to_its_filling_alone(clip):
-    filling = torch.randn(3, 2, 32, requires_grad=True)
-    features = clip.text_around("a {} b", filling)
-    assert features.shape == (3, 24)
-    torch.testing.assert_close(features.norm(dim=-1), torch.ones(3))
-    features[1].sum().backward()
-    assert (filling.grad[1] != 0).all() and (filling.grad[[0, 2]] == 0).all()
-    assert all(value.grad is None for value in clip.model.parameters())
-
-
-def test_a_gap_that_is_too_long_is_refused(clip):
-    assert clip.text_around("ab {} cd", torch.zeros(1, 42, 32)).shape == (1, 24)  # 42 + 2 + 2 + start and end = 48
-    with pytest.raises(UserError, match="'ab {} cd' with a gap of 43 has 49 tokens, .* takes at most 48"):
-        clip.text_around("ab {} cd", torch.zeros(1, 43, 32))
-
-
-def test_a_vision_tower_is_a_trainable_copy(clip, images):
-    before = clip.tower(clip.pixels(images))
-    tower = clip.vision_tower()
-    assert all(value.requires_grad for value in tower.parameters())
-    with torch.no_grad():
-        tower.post_layernorm.bias += 1
-    torch.testing.assert_close(clip.tower(clip.pixels(images)), before, rtol=0, atol=0)
+        encoder.post_layernorm.bias += 1
+    torch.testing.assert_close(clip.pooled(pixels), before, rtol=0, atol=0)
     assert not any(value.requires_grad for value in clip.model.parameters())
 
 
+def test_untrained_has_the_same_architecture_and_depends_on_its_seed_alone(clip):
+    state = torch.random.get_rng_state()
+    one, again, other = clip.untrained(3), clip.untrained(3), clip.untrained(4)
+    assert one.fingerprint == again.fingerprint != other.fingerprint
+    assert clip.fingerprint not in {one.fingerprint, other.fingerprint}
+    shapes = [{key: value.shape for key, value in each.model.state_dict().items()}
+              for each in (clip, one)]
+    assert shapes[0] == shapes[1]
+    assert torch.equal(torch.random.get_rng_state(), state)
+
+
+# ------------------------------------------------------------------- the cache
 def test_features_are_computed_once_for_all_selections_of_a_store(clip, cued, monkeypatch):
     train, validation, _ = cued
     features = clip.image_features(train)
-    monkeypatch.setattr(clip, "tower", None)  # nothing can be computed now
+    monkeypatch.setattr(clip, "pooled", None)  # nothing can be computed now
     np.testing.assert_array_equal(clip.image_features(train), features)
     np.testing.assert_array_equal(clip.image_features(train.select([5, 3])), features[[5, 3]])
     assert clip.image_features(validation).shape == (32, clip.dim)
@@ -147,109 +130,112 @@ def test_an_interrupted_build_leaves_nothing(tmp_path):
 
 
 def test_another_checkpoint_has_another_cache(clip, cued):
-    assert not np.allclose(clip.image_features(cued[1]), clip.untrained(1).image_features(cued[1]))
+    untrained = clip.untrained(1).image_features(cued[1])
+    assert not np.allclose(clip.image_features(cued[1]), untrained)
 
 
-def test_kept_activations_equal_fresh_ones_and_respect_the_limit(clip, cued):
+def test_kept_activations_equal_fresh_ones_and_respect_the_limit(clip, cued, monkeypatch):
     rows = np.array([4, 0, 4])
-    kept = clip.hidden_reader(cued[1], 1)(rows)
+    read = clip.hidden_reader(cued[1], 1)
     assert len(list(files.cache().rglob("*block1.npy"))) == 1
     fresh = clip.hidden_reader(cued[1], 1, keep=False)(rows)
-    assert kept.shape == (3, 17, 48)
-    torch.testing.assert_close(kept, fresh, rtol=0, atol=1e-5)
-    clip.untrained(1).hidden_reader(cued[1], 1, limit=1000)(rows)
+    assert fresh.shape == (3, 17, 48)
+    torch.testing.assert_close(read(rows), fresh, rtol=0, atol=1e-5)
+    with pytest.raises(ValueError, match="kept activations cannot be flipped"):
+        read(rows, np.array([True, False, False]))
+    monkeypatch.setattr("dfnb.models.clip.PREFIX_LIMIT", 1000)
+    clip.untrained(1).hidden_reader(cued[1], 1)(rows)
     assert len(list(files.cache().rglob("*block1.npy"))) == 1
 
 
-def test_a_reader_mirrors_the_crops_it_is_told_to(clip, cued):
-    read = clip.pixel_reader(cued[0])
-    plain, mixed = read(np.array([3, 8])), read(np.array([3, 8]), np.array([True, False]))
-    torch.testing.assert_close(mixed, torch.stack([plain[0].flip(-1), plain[1]]))
+# ------------------------------------------------------------------- precision and memory
+def test_the_precision_is_as_asked_and_recorded(clip, cued, monkeypatch):
+    monkeypatch.setattr("dfnb.models.clip.PRECISIONS", used := set())
+    full = clip.image_features(cued[0])
+    assert used == {"float32"}  # the default on a CPU
+    half = load(str(clip.folder), device="cpu", precision="bfloat16")
+    features = half.image_features(cued[0])
+    assert used == {"float32", "bfloat16"}
+    np.testing.assert_allclose(features, full, atol=0.03)
+    assert not np.array_equal(features, full)  # neither has taken the other's from the cache
+    with half.precision():  # what is trained stays float32 on a CPU
+        assert not torch.is_autocast_enabled("cpu")
+    assert half.untrained(0).frozen_dtype == "bfloat16" != clip.untrained(0).frozen_dtype
 
 
-def test_crops_too_many_for_memory_are_read_batch_by_batch(clip, cued, monkeypatch):
-    held = clip.pixel_reader(cued[0])(np.array([3, 8]))
-    monkeypatch.setattr(dfnb.models.clip, "HELD", 0)
-    torch.testing.assert_close(clip.pixel_reader(cued[0])(np.array([3, 8])), held, rtol=0, atol=0)
+def small(limit, compute):
+    """Return `compute` with memory for tensors of at most `limit` crops."""
+
+    def limited(*arguments):
+        if max(len(each) for each in arguments if isinstance(each, torch.Tensor)) > limit:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return compute(*arguments)
+
+    return limited
 
 
-def test_untrained_has_the_same_architecture_and_depends_on_its_seed_alone(clip):
-    state = torch.random.get_rng_state()
-    one, again, other = clip.untrained(3), clip.untrained(3), clip.untrained(4)
-    assert one.fingerprint == again.fingerprint != other.fingerprint
-    assert clip.fingerprint not in {one.fingerprint, other.fingerprint}
-    shapes = [{key: value.shape for key, value in c.model.state_dict().items()} for c in (clip, one)]
-    assert shapes[0] == shapes[1]
-    assert torch.equal(torch.random.get_rng_state(), state)
+def test_features_that_do_not_fit_are_computed_in_halves(clip, cued, tmp_path, monkeypatch):
+    expected = clip.image_features(cued[0], kind="pooled").copy()
+    monkeypatch.setenv("DFNB_CACHE", str(tmp_path / "cache-of-halves"))
+    monkeypatch.setattr(clip, "pooled", small(7, clip.pooled))
+    with pytest.warns(UserWarning, match="15 crops at once do not fit .* going on with 7 at once"):
+        halves = clip.image_features(cued[0], kind="pooled")
+    np.testing.assert_allclose(halves, expected, rtol=0, atol=1e-6)
 
 
-def test_half_precision_checkpoints_and_old_buffers_load_as_float32(clip, clip_folder, tmp_path):
-    def age(tensors):
-        tensors["vision_model.embeddings.position_ids"] = torch.arange(17)[None]
-        return {key: value.half() if value.is_floating_point() else value for key, value in tensors.items()}
-
-    old = dfnb.models.clip.load(change(clip_folder, tmp_path / "old", age), device="cpu")
-    assert {value.dtype for value in old.model.parameters()} == {torch.float32}
-    assert old.fingerprint != clip.fingerprint  # half precision rounds
+def test_one_crop_that_does_not_fit_is_an_error(clip, cued, monkeypatch):
+    monkeypatch.setattr(clip, "pooled", small(0, clip.pooled))
+    with pytest.warns(UserWarning), pytest.raises(torch.OutOfMemoryError):
+        clip.image_features(cued[0])
 
 
-def test_the_fingerprint_sees_weights_and_normalisation_but_not_the_folder(clip, clip_folder, tmp_path):
-    copy = change(clip_folder, tmp_path / "copy", dict)
-    assert dfnb.models.clip.load(copy, device="cpu").fingerprint == clip.fingerprint
-    settings = json.loads((tmp_path / "copy" / "preprocessor_config.json").read_text())
-    settings["image_std"] = [0.5, 0.5, 0.5]
-    (tmp_path / "copy" / "preprocessor_config.json").write_text(json.dumps(settings))
-    assert dfnb.models.clip.load(copy, device="cpu").fingerprint != clip.fingerprint
+def test_frozen_activations_that_do_not_fit_are_computed_in_halves(clip, cued, monkeypatch):
+    rows, flip = np.arange(12), np.arange(12) % 2 == 0
+    expected = clip.hidden_reader(cued[0], 1, keep=False)(rows, flip)
+    monkeypatch.setattr("dfnb.models.clip.enter", small(5, enter))
+    with pytest.warns(UserWarning, match="12 crops at once do not fit .* going on with 6"):
+        halves = clip.hidden_reader(cued[0], 1, keep=False)(rows, flip)
+    torch.testing.assert_close(halves, expected, rtol=0, atol=1e-6)
 
 
-@pytest.mark.parametrize(
-    ("edit", "named"),
-    [
-        (lambda tensors: tensors | {"junk.weight": torch.zeros(2)}, "unexpected: junk.weight"),
-        (lambda tensors: {k: v for k, v in tensors.items() if k != "logit_scale"}, "missing: logit_scale"),
-    ],
-)
-def test_every_key_of_a_checkpoint_is_accounted_for(clip_folder, tmp_path, edit, named):
-    with pytest.raises(UserError, match=named):
-        dfnb.models.clip.load(change(clip_folder, tmp_path / "changed", edit))
+# ------------------------------------------------------------------- texts
+def test_text_features_equal_transformers_and_have_unit_length(clip, clip_folder):
+    prompts = ["a real photo", "a fake"]
+    tokenizer = transformers.AutoTokenizer.from_pretrained(clip_folder)
+    model = transformers.CLIPModel.from_pretrained(clip_folder).eval()
+    with torch.no_grad():
+        tokens = tokenizer(prompts, padding=True, return_tensors="pt")
+        expected = model.get_text_features(**tokens).pooler_output
+    expected = expected / expected.norm(dim=-1, keepdim=True)
+    np.testing.assert_allclose(clip.text_features(prompts), expected.numpy(), rtol=0, atol=1e-5)
 
 
-def test_a_damaged_or_foreign_checkpoint_is_one_sentence(clip_folder, tmp_path):
-    folder = change(clip_folder, tmp_path / "changed", dict)
-    (tmp_path / "changed" / "model.safetensors").write_bytes(b"not tensors")
-    with pytest.raises(UserError, match="cannot be read"):
-        dfnb.models.clip.load(folder)
-    (tmp_path / "changed" / "config.json").write_text('{"model_type": "bert"}')
-    with pytest.raises(UserError, match="'bert' checkpoint"):
-        dfnb.models.clip.load(folder)
-    (tmp_path / "changed" / "model.safetensors").rename(tmp_path / "changed" / "pytorch_model.bin")
-    with pytest.raises(UserError, match="lacks weights in safetensors"):
-        dfnb.models.clip.load(folder)
+@pytest.mark.parametrize("name", ["fixture", "tiny"])
+def test_a_prompt_filled_with_words_is_the_prompt_with_these_words(clip, name):
+    clip = clip if name == "fixture" else load("tiny", device="cpu")
+    prompts = ["a real photo of a face", "a noisy photo of a face"]
+    look_up = clip.model.text_model.embeddings.token_embedding
+    for prompt, expected in zip(prompts, clip.text_features(prompts), strict=True):
+        word = clip.tokenizer(prompt.split()[1], add_special_tokens=False).input_ids
+        feature = clip.text_around("a {} photo of a face", look_up(torch.tensor([word])))
+        torch.testing.assert_close(feature[0], torch.from_numpy(expected), rtol=0, atol=1e-5)
 
 
-@pytest.mark.parametrize("name", ["no-such-clip", "./no/such", "no/such/folder", "../no-such"])
-def test_a_name_that_is_no_folder_and_no_hub_name_is_refused_without_a_network(name, monkeypatch):
-    monkeypatch.setattr(checkpoints, "snapshot_download", None)
-    with pytest.raises(UserError, match='was not found: there is no such folder; give "tiny"'):
-        dfnb.models.clip.load(name)
+def test_the_gradient_of_a_prompt_flows_to_its_filling_alone(clip):
+    filling = torch.randn(3, 2, 32, requires_grad=True)
+    features = clip.text_around("a {} b", filling)
+    assert features.shape == (3, 24)
+    torch.testing.assert_close(features.norm(dim=-1), torch.ones(3))
+    features[1].sum().backward()
+    assert (filling.grad[1] != 0).all() and (filling.grad[[0, 2]] == 0).all()
+    assert all(value.grad is None for value in clip.model.parameters())
 
 
-def test_a_hub_name_is_looked_up_locally_first_then_downloaded_then_refused(clip_folder, monkeypatch):
-    asked = []
-
-    def download(repository, *, local_files_only, revision, **_):
-        asked.append((repository, revision, local_files_only))
-        if local_files_only or repository == "owner/unknown":
-            raise OSError("offline")
-        return clip_folder
-
-    monkeypatch.setattr(checkpoints, "snapshot_download", download)
-    assert dfnb.models.clip.load("owner/clip@v1", device="cpu").name == "owner/clip@v1"
-    assert asked == [("owner/clip", "v1", True), ("owner/clip", "v1", False)]
-    with pytest.raises(UserError, match=r"'owner/unknown' was not found: revision main is neither in .* \(OSError\)"):
-        dfnb.models.clip.load("owner/unknown")
-
-
-def test_an_unknown_kind_of_feature_is_refused(clip, cued):
-    with pytest.raises(UserError, match="must be one of projected, pooled, got 'mean'"):
-        clip.image_features(cued[0], kind="mean")
+def test_a_prompt_that_is_too_long_is_named(clip):
+    with pytest.raises(UserError, match="the prompt 'x{60}' has .* takes at most 48; shorten it"):
+        clip.text_features(["short", "x" * 60])
+    fits = clip.text_around("ab {} cd", torch.zeros(1, 42, 32))  # 42 + 2 + 2 + start and end = 48
+    assert fits.shape == (1, 24)
+    message = "'ab {} cd' with a gap of 43 has 49 tokens, but .* takes at most 48"
+    with pytest.raises(UserError, match=message):
+        clip.text_around("ab {} cd", torch.zeros(1, 43, 32))

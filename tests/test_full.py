@@ -20,7 +20,7 @@ def detector(clip, cued):
 def test_before_the_first_step_its_features_are_those_of_clip(clip, cued):
     pixels = clip.pixels(cued[0].images(np.arange(8)))
     with torch.no_grad():
-        torch.testing.assert_close(full.Classifier(clip).eval().pool(pixels), clip.tower(pixels))
+        torch.testing.assert_close(full.Classifier(clip).eval().pool(pixels), clip.pooled(pixels))
 
 
 def test_every_weight_gets_a_gradient_and_clip_itself_stays_as_it_is(clip, cued):

@@ -27,8 +27,8 @@ def detector(clip, cued):
 
 
 def test_adapting_changes_nothing_before_the_first_step(clip, pixels):
-    before = clip.vision_tower()(pixels).pooler_output  # (n, width)
-    after = layernorm.adapt(clip.vision_tower())(pixels).pooler_output
+    before = clip.trainable_encoder()(pixels).pooler_output  # (n, width)
+    after = layernorm.adapt(clip.trainable_encoder())(pixels).pooler_output
     torch.testing.assert_close(after, before, rtol=0, atol=0)
     pooled = layernorm.Classifier(clip).eval().pool(pixels)
     torch.testing.assert_close(pooled, torch.nn.functional.normalize(before, dim=-1))

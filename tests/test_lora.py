@@ -30,8 +30,8 @@ def detector(clip, cued):
 
 @pytest.mark.parametrize("blocks", [1, 2])
 def test_adapting_changes_nothing_before_the_first_step(clip, pixels, blocks):
-    before = clip.vision_tower()(pixels).pooler_output  # (n, width)
-    adapted = lora.adapt(clip.vision_tower(), rank=4, alpha=8, dropout=0.0, blocks=blocks)
+    before = clip.trainable_encoder()(pixels).pooler_output  # (n, width)
+    adapted = lora.adapt(clip.trainable_encoder(), rank=4, alpha=8, dropout=0.0, blocks=blocks)
     torch.testing.assert_close(adapted(pixels).pooler_output, before, rtol=0, atol=0)
 
 

@@ -21,12 +21,12 @@ def detector(clip, cued):
 def test_the_context_alone_trains_and_no_image_feature_changes(clip, cued):
     before = {name: value.clone() for name, value in clip.model.state_dict().items()}
     pixels = clip.pixels(cued[2].images())
-    features = clip.tower(pixels)
+    features = clip.pooled(pixels)
     detector = prompt.fit(cued[0], cued[1], clip=clip, seed=0, **SMALL)
     assert not any(module.training for module in clip.model.modules())
     assert not any(value.requires_grad for value in clip.model.parameters())
     assert all(torch.equal(value, before[name]) for name, value in clip.model.state_dict().items())
-    torch.testing.assert_close(clip.tower(pixels), features, rtol=0, atol=0)
+    torch.testing.assert_close(clip.pooled(pixels), features, rtol=0, atol=0)
     assert [name for name, value in detector.model.named_parameters()] == ["context"]
     torch.manual_seed(0)
     start = prompt.Prompts(clip, context=16, words=("real", "fake")).context
@@ -103,7 +103,7 @@ def test_the_paper_s_defaults_fit_the_tiny_clip(clip, cued):
     assert detector.trainable == 16 * 128
     schedule = detector.card["options"]["schedule"]
     assert (schedule["optimiser"], schedule["lr"], schedule["batch"]) == ("sgd", 2e-3, 16)
-    with pytest.raises(UserError, match="with a gap of 44 has 50 tokens, tiny takes at most 48"):
+    with pytest.raises(UserError, match="with a gap of 44 has 50 tokens, but tiny takes at most 48"):
         prompt.fit(cued[0], cued[1], clip=tiny, seed=0, context=44)
 
 

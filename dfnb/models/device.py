@@ -25,11 +25,11 @@ class Pieces:
         while start < len(rows):
             piece = rows[start : start + self.size]
             try:
-                found = compute(piece)
+                result = compute(piece)
             except torch.OutOfMemoryError as error:
                 self.halve(len(piece), error)
                 continue
-            yield piece, found
+            yield piece, result
             start += len(piece)
 
     def halve(self, total: int, error: Exception) -> None:
@@ -38,5 +38,5 @@ class Pieces:
         if tried == 1:
             raise error
         self.size = tried // 2
-        warnings.warn(f"{tried} crops at once do not fit into the GPU's memory; going on with "
-                      f"{self.size} at once", stacklevel=3)
+        warnings.warn(f"{tried} crops at once do not fit into the GPU's memory; "
+                      f"going on with {self.size} at once", stacklevel=3)

@@ -159,7 +159,7 @@ def utilisation(clip: clips.Clip, *, blocks: int, scored: int, batch: int = 32,
 
     def score() -> None:
         with clip.precision():
-            clip.tower(pixels)
+            clip.pooled(pixels)
 
     def step() -> None:
         with clip.precision():

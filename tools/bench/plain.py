@@ -52,7 +52,7 @@ class Tower(nn.Module):
 
     def __init__(self, clip: clips.Clip, weights: torch.Tensor, **shape):
         super().__init__()
-        self.tower = adapt(clip.vision_tower(), **shape)
+        self.tower = adapt(clip.trainable_encoder(), **shape)
         self.head, self.weights = nn.Linear(clip.width, 1), weights
 
     def forward(self, pixels: torch.Tensor, labels: torch.Tensor | None = None) -> dict:
