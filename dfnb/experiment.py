@@ -1,4 +1,4 @@
-"""What a notebook opens: one profile's videos, their crops, and CLIP."""
+"""What a notebook opens: the videos of a profile, their crops, and CLIP."""
 
 import time
 from collections.abc import Iterator, Mapping
@@ -16,12 +16,12 @@ from dfnb.models import clip as clips
 from dfnb.runs.parameters import check_kernel
 from dfnb.runs.results import Result
 
-LOOK = {"frames", "size", "margin"}  # what decides the pixels of a crop
+CROPPING = {"frames", "size", "margin"}  # the settings that decide the pixels of crops
 
 
 @dataclass
 class Trial:
-    """A fitted detector, its scores on validation and test, and the seconds that fitting and scoring took."""
+    """A fitted detector, its scores on validation and test, and the seconds of fit and scoring."""
 
     detector: Detector
     scores: pd.DataFrame
@@ -33,14 +33,14 @@ class Experiment:
     """A profile with its corpus indexed and its faces cropped; CLIP is loaded at first use."""
 
     profile: config.Profile
-    videos: pd.DataFrame  # one row a video, with its identity group
+    videos: pd.DataFrame  # a row per video, with its identity group
     crops: crops.CropView  # every kept frame of every video
 
     @classmethod
     def open(cls, profile: str, *, progress: bool = True) -> "Experiment":
-        """Open a profile: make the demo corpus when it is missing, index the videos, crop the faces.
+        """Open a profile: make a missing demo corpus, index the videos, crop the faces.
 
-        UserError for parameters that the notebook does not have, before any of this.
+        Raises UserError first if the notebook was given parameters that it does not have.
         """
         check_kernel()
         settings = config.load(profile)
@@ -49,188 +49,208 @@ class Experiment:
 
     @cached_property
     def clip(self) -> clips.Clip:
+        """Return the profile's CLIP."""
         return clips.load(self.profile.clip, precision=self.profile.precision)
 
     @cached_property
     def known(self) -> dict[str, dict]:
-        """The official lists, YouTube videos and persons that the profile names; see `identity.read_known`."""
+        """Return the official lists, YouTube ids and persons that the profile names."""
         return identity.read_known(*self.profile.corpus.known)
 
     def split(self, protocol: str = "study", *, seed: int, **options) -> pd.DataFrame:
-        """Split the videos by a named protocol; see `splits.REGIMES`.
+        """Split the videos by a named protocol (`splits.split`).
 
-        With `train_manipulation` and `test_manipulations` every protocol keeps the fakes that these leave (`splits.keep`).
+        With `train_manipulation` and `test_manipulations`, other fakes are dropped
+        (`splits.keep_manipulations`).
         """
         given = {"frames": self.crops.frames} | self.known | options
         split_table = splits.split(self.videos, protocol, seed=seed, **given)
         if {"train_manipulation", "test_manipulations"} <= set(options):
-            return splits.keep(split_table, options["train_manipulation"], options["test_manipulations"])
+            return splits.keep_manipulations(split_table, options["train_manipulation"],
+                                             options["test_manipulations"])
         return split_table
 
-    def trial(self, detector: str, split_table: pd.DataFrame, *, seed: int, model: clips.Clip | None = None, describe: bool = True,
-              **options) -> "Trial":
-        """Fit one detector on the training split, choosing on validation, and score validation and test.
+    def view(self, split_table: pd.DataFrame, split: str, manipulations: list[str] | None = None
+             ) -> crops.CropView:
+        """Return the crops of one split, of all or of some manipulations, in stored order."""
+        frames = self.crops.frames
+        keys = [name for name in [*KEY, "frame"] if name in split_table]
+        wanted = split_table.loc[split_table.split == split, keys]
+        chosen = frames[keys].merge(wanted, how="left", indicator=True)["_merge"] == "both"
+        if manipulations is not None:
+            chosen &= frames.manipulation.isin(manipulations)
+        return self.crops.select(chosen.to_numpy())
 
-        What a later use needs is put on the detector's card: the threshold that validation chose, the cropping, and
-        what it was trained on, in words and as a domain (the last not without `describe`: for detectors that nobody keeps).
+    def trial(self, detector: str, split_table: pd.DataFrame, *, seed: int,
+              model: clips.Clip | None = None, describe: bool = True, **options) -> Trial:
+        """Fit a detector on the training split, chosen by validation; score validation and test.
+
+        The detector's metadata receive what later uses need: the threshold that validation chose,
+        the cropping and the training data. `describe` adds the training domain, which a detector
+        that is not saved does not need.
         """
+        clip = model or self.clip
         train, validation, test = (self.view(split_table, split) for split in SPLITS)
         started = time.perf_counter()
-        fitted = DETECTORS[detector].fit(train, validation, clip=model or self.clip, seed=seed, **options)
+        fitted = DETECTORS[detector].fit(train, validation, clip=clip, seed=seed, **options)
         scores = [scores_table(view, split, fitted.score(view), split_seed=seed)
                   for split, view in (("validation", validation), ("test", test))]
         seconds = time.perf_counter() - started
-        judged = metrics.to_videos(scores[0])
-        threshold = metrics.best_threshold(judged.label, judged.score)
-        fitted.card |= {"threshold": None if np.isnan(threshold) else threshold, "split_seed": seed,
-                          "crops": self.profile.crops.model_dump(include=LOOK), "trained_on": self._told(train)}
+        by_video = metrics.to_videos(scores[0])
+        threshold = metrics.best_threshold(by_video.label, by_video.score)
+        fitted.metadata |= {
+            "threshold": None if np.isnan(threshold) else threshold, "split_seed": seed,
+            "crops": self.profile.crops.model_dump(include=CROPPING),
+            "trained_on": self._training_data(train)}
         if describe and "path" in self.videos and "x0" in train.frames:
-            fitted.card["domain"] = self._domain(train, validation, model or self.clip)
+            fitted.metadata["domain"] = training_domain.learn(
+                training_domain.traits(self.videos, train.frames),
+                *(clip.image_features(view) for view in (train, validation)),
+                validation.frames.groupby(KEY, sort=False).ngroup().to_numpy())
         return Trial(fitted, pd.concat(scores, ignore_index=True), seconds)
 
-    def _told(self, train: crops.CropView) -> dict:
-        """What a detector was trained on: profile, corpus, whether it is the demo world, and videos by manipulation."""
-        counts = train.frames.drop_duplicates(KEY).manipulation.value_counts(sort=False)
-        return {"profile": self.profile.name, "corpus": self.profile.folder.name, "demo": self.profile.demo is not None,
-                "videos": {name: int(count) for name, count in counts.items()}, "frames": len(train)}
-
-    def _domain(self, train: crops.CropView, validation: crops.CropView, model: clips.Clip) -> dict:
-        videos = validation.frames.groupby(KEY, sort=False).ngroup().to_numpy()
-        features = [model.image_features(view) for view in (train, validation)]
-        return training_domain.learn(training_domain.traits(self.videos, train.frames), *features, videos)
+    def _training_data(self, train: crops.CropView) -> dict:
+        """Return profile, corpus, whether it is the demo world, and videos by manipulation."""
+        videos = train.frames.drop_duplicates(KEY).manipulation.value_counts(sort=False)
+        return {"profile": self.profile.name, "corpus": self.profile.folder.name,
+                "demo": self.profile.demo is not None, "videos": videos.to_dict(),
+                "frames": len(train)}
 
     def paired(self, pairs: int, manipulations: list[str]) -> "Experiment":
-        """A experiment with at least `pairs` closed pairs of all `manipulations`, where the corpus has them.
+        """Return an experiment with at least `pairs` closed pairs of all `manipulations`.
 
-        That is this experiment where its own videos hold them; else one of the first closed pairs of the whole corpus, a tenth
-        more than asked, since some may lose too many frames: the first hundred videos of FaceForensics++ hold few.
+        That is this experiment if its videos hold them, else one of the first closed pairs of the
+        whole corpus (the first hundred videos of FaceForensics++ hold few). It takes a tenth more,
+        since some may lose too many frames; there are fewer if the corpus does not have them.
         """
         if len(leak_splits.closed_pairs(self.crops.frames, manipulations, 1)) >= pairs:
             return self
-        chosen = self.profile.corpus.index | {"videos_per_class": None, "manipulations": manipulations}
-        videos = _grouped(corpora.index(self.profile.folder, **chosen), self.profile)
-        found = leak_splits.closed_pairs(videos, manipulations, 1)[: pairs + pairs // 10 + 1]
-        ids = {(pair.corpus, id) for pair in found for id in (pair.a, pair.b)}
-        videos = videos[[key in ids for key in zip(videos.corpus, videos.target, strict=True)]].reset_index(drop=True)
-        paired = Experiment(self.profile, videos, _crops(videos, self.profile, True))
-        paired.clip = self.clip
-        return paired
-
-    def view(self, split_table: pd.DataFrame, split: str, manipulations: list[str] | None = None) -> crops.CropView:
-        """Crops of one split, in the order of the store; `manipulations` keeps only some of them."""
-        keys = [name for name in [*KEY, "frame"] if name in split_table]
-        wanted = split_table.loc[split_table.split == split, keys]
-        chosen = self.crops.frames[keys].merge(wanted, how="left", indicator=True)["_merge"].eq("both").to_numpy()
-        if manipulations is not None:
-            chosen = chosen & self.crops.frames.manipulation.isin(manipulations).to_numpy()
-        return self.crops.select(chosen)
+        all_videos = {"videos_per_class": None, "manipulations": manipulations}
+        whole = self.profile.corpus.index | all_videos
+        videos = _with_groups(corpora.index(self.profile.folder, **whole), **self.known)
+        closed = leak_splits.closed_pairs(videos, manipulations, 1)[:pairs + pairs // 10 + 1]
+        targets = {(pair.corpus, target) for pair in closed for target in (pair.a, pair.b)}
+        chosen = [key in targets for key in zip(videos.corpus, videos.target, strict=True)]
+        videos = videos[chosen].reset_index(drop=True)
+        experiment = Experiment(self.profile, videos, _crops(videos, self.profile))
+        experiment.clip = self.clip
+        return experiment
 
 
 def index(settings: config.Profile, *, progress: bool = True) -> pd.DataFrame:
-    """The profile's videos with their identity groups; the embedded demo world is made when it is not there yet."""
+    """Return the profile's videos with identity groups; make a missing demo world first."""
     if settings.demo:
         from dfnb.demo import corpus
 
         kinds = tuple(settings.corpus.manipulations)
-        corpus.make(settings.folder, **settings.demo.model_dump(), kinds=kinds, videos=settings.corpus.videos,
-                    progress=progress)
-    return _grouped(corpora.index(settings.folder, **settings.corpus.index), settings)
+        corpus.make(settings.folder, **settings.demo.model_dump(), kinds=kinds,
+                    videos=settings.corpus.videos, progress=progress)
+    videos = corpora.index(settings.folder, **settings.corpus.index)
+    return _with_groups(videos, **identity.read_known(*settings.corpus.known))
 
 
-def others(profile: config.Profile, *, progress: bool = True) -> Iterator[tuple[str, crops.CropView]]:
-    """The name and the crops of each corpus in the profile's `test_corpora`, cut as its own are.
+def others(profile: config.Profile) -> Iterator[tuple[str, crops.CropView]]:
+    """Yield name and crops of each corpus in `test_corpora`, cropped like the profile's own.
 
-    Where such a corpus has splits of its own (Celeb-DF's list of testing videos), its test split alone is taken.
-    UserError where it is the corpus of the profile itself, or two have one name.
+    If such a corpus has official splits (Celeb-DF's testing videos), only its test split is taken.
+    Raises UserError if it is the profile's own corpus or if two have one name.
     """
     names: set[str] = set()
     for other in profile.test_corpora:
         name = other.name or (other.folder.parent if other.folder.is_file() else other.folder).name
         if other.folder.resolve() == profile.folder.resolve():
-            raise UserError(f"test_corpora names {other.root}, the corpus that is trained on; name another one")
+            raise UserError(f"test_corpora names {other.root}, the corpus that is trained on; "
+                            "name another one")
         if name in names:
-            raise UserError(f"test_corpora has two corpora called {name}; give one of them another name")
+            raise UserError(f"test_corpora has two corpora called {name}; "
+                            "give one of them another name")
         names.add(name)
         videos = corpora.index(other.folder, **other.index)
         if "split" in videos and videos.split.eq("test").any():
             videos = videos[videos.split.eq("test")].reset_index(drop=True)
-        videos = videos.assign(group=identity.identity_groups(videos))
-        yield name, _crops(videos, profile, progress)
+        yield name, _crops(_with_groups(videos), profile)
 
 
-def across(
-    profile: config.Profile, finished: Mapping[str, Result], split_seed: int, *, progress: bool = True
-) -> pd.DataFrame:
-    """Score the profile's `test_corpora` with detectors that finished chapters saved; empty when there are none.
+def across(profile: config.Profile, finished: Mapping[str, Result], split_seed: int
+           ) -> pd.DataFrame:
+    """Score the profile's `test_corpora` with saved detectors; return an empty table without any.
 
-    `finished`: the name of a model -> the result whose detector was fitted on `split`. One row a crop: a score table with
-    the constant split "test", and model, split and `tested`, the name of the corpus.
+    `finished` maps a model's name to the result that saved its detector, fitted on the split of
+    `split_seed`. The table has a row per crop, the constant split "test", and the columns model,
+    split_seed and `tested`, the name of the corpus.
     """
     if not profile.test_corpora:
         return pd.DataFrame()
-    clip, found = clips.load(profile.clip, precision=profile.precision), []
+    clip, tables = clips.load(profile.clip, precision=profile.precision), []
     fitted = {name: detectors.load(result.folder, clip) for name, result in finished.items()}
-    for tested, view in others(profile, progress=progress):
+    for tested, view in others(profile):
         for model, detector in fitted.items():
-            found.append(scores_table(view, "test", detector.score(view), split_seed=split_seed, model=model, tested=tested))
-    return pd.concat(found, ignore_index=True)
-
-
-def _grouped(videos: pd.DataFrame, settings: config.Profile) -> pd.DataFrame:
-    """The videos with their identity groups, by all that the profile knows of them."""
-    known = identity.read_known(*settings.corpus.known)
-    return videos.assign(group=identity.identity_groups(videos, youtube=known.get("youtube"), persons=known.get("persons")))
-
-
-def _crops(videos: pd.DataFrame, settings: config.Profile, progress: bool) -> crops.CropView:
-    """The crops of some videos; the corpus's own splits stay behind, a split gives its own."""
-    videos = videos.drop(columns="split", errors="ignore")
-    return crops.build(videos, **settings.crops.model_dump(), progress=progress)
+            tables.append(scores_table(view, "test", detector.score(view), split_seed=split_seed,
+                                       model=model, tested=tested))
+    return pd.concat(tables, ignore_index=True)
 
 
 def masks(experiment: Experiment, view: crops.CropView) -> np.ndarray:
-    """How much of each pixel of the fake crops of a view is new: uint8 (n, size, size), 0 .. 255.
+    """Return how strongly each pixel of a view was changed: uint8 (n, size, size), 0 for reals.
 
-    The demo world makes its fakes once more for this, about half a second a video. Reals are black. UserError for
-    a corpus that is not the demo's: nobody knows what was changed there to the pixel.
+    The demo world makes its fakes again for this, about half a second per video. UserError for
+    other corpora, whose changed pixels are unknown.
     """
-    if not experiment.profile.demo:
-        raise UserError(f"masks are known in the demo world only, the profile {experiment.profile.name} has another corpus")
+    profile = experiment.profile
+    if not profile.demo:
+        raise UserError("masks are known in the demo world only, "
+                        f"the profile {profile.name} has another corpus")
     from dfnb.demo import corpus
 
-    found = np.zeros((len(view), view.size, view.size), np.uint8)
-    for (manipulation, name), rows in view.frames[view.labels == 1].groupby(["manipulation", "video"]):
-        whole = corpus.masks(experiment.profile.folder, manipulation, name)  # (frames, h, w)
-        found[rows.index] = pointing_game.crop_masks(whole, rows, size=view.size, margin=experiment.profile.crops.margin)
-    return found
+    changed = np.zeros((len(view), view.size, view.size), np.uint8)
+    fakes = view.frames[view.labels == 1]
+    for (manipulation, name), rows in fakes.groupby(["manipulation", "video"]):
+        frames = corpus.masks(profile.folder, manipulation, name)  # (frames, height, width)
+        changed[rows.index] = pointing_game.crop_masks(frames, rows, size=view.size,
+                                                       margin=profile.crops.margin)
+    return changed
 
 
-def planted_worlds(profile: config.Profile, amplitude: float, *, identities: int, frames: int, seed: int | None = None,
-            workers: int | None = None, progress: bool = True) -> dict[str, Experiment]:
-    """The same small demo world without and with a planted cue of `amplitude` grey levels: "cue off" and "cue on".
+def planted_worlds(profile: config.Profile, amplitude: float, *, identities: int, frames: int,
+                   seed: int | None = None) -> dict[str, Experiment]:
+    """Return a small demo world twice: "cue off", and "cue on" with a cue of `amplitude` levels.
 
-    The cue gives away the label of scenes one knows and tells nothing about others (`demo.corpus.make`). The fakes are
-    NeuralTextures at its weakest (nothing is lost in the bottleneck, no error of colour), so that there is next to
-    nothing else to be found. The world's `seed` is the profile's unless it is given.
+    The cue gives away the label of scenes that were seen and nothing about others
+    (`demo.corpus.make`). The fakes are NeuralTextures at its weakest, with no loss in the
+    bottleneck and no colour error, so that hardly any other trace is left. `seed` is that of the
+    profile's own world by default.
     """
     from dfnb.demo import corpus, reenact
 
     if seed is None:
         seed = profile.demo.seed if profile.demo else 0
-    kinds, weakest, worlds = ("NeuralTextures",), reenact.ReenactStrength(bottleneck=1.0, colour=0.0), {}
+    weakest = reenact.ReenactStrength(bottleneck=1.0, colour=0.0)
+    cropping = profile.crops.model_dump(include=CROPPING) | {"frames": frames}
+    worlds = {}
     for name, cue in (("cue off", 0.0), ("cue on", amplitude)):
         place = files.data() / f"{profile.name}-planted" / f"{seed}-{identities}-{frames}-{cue:g}"
-        corpus.make(place, seed=seed, identities=identities, frames=frames, kinds=kinds, reenact=weakest, planted=cue,
-                    workers=workers, progress=progress)
-        videos = corpora.index(place, manipulations=list(kinds))
-        videos = videos.assign(group=identity.identity_groups(videos))
-        look = profile.crops.model_dump(include=LOOK - {"frames"})
-        view = crops.build(videos, frames=frames, **look, workers=workers, progress=progress)
-        worlds[name] = Experiment(profile, videos, view)
+        corpus.make(place, seed=seed, identities=identities, frames=frames,
+                    kinds=("NeuralTextures",), reenact=weakest, planted=cue)
+        videos = _with_groups(corpora.index(place, manipulations=["NeuralTextures"]))
+        worlds[name] = Experiment(profile, videos, crops.build(videos, **cropping))
     return worlds
 
 
 def scores_table(view: crops.CropView, split: str, scores: np.ndarray, **columns) -> pd.DataFrame:
-    """Join scores (n,), one a crop of `view`, with the crops' keys; extra `columns` are constants."""
-    table = view.frames[[*KEY, "group", "frame", "label"]].assign(split=split, score=np.asarray(scores, float))
-    return table.assign(**columns)
+    """Join scores (n,), one per crop of `view`, with the crops' keys and constant `columns`."""
+    table = view.frames[[*KEY, "group", "frame", "label"]]
+    return table.assign(split=split, score=np.asarray(scores, float), **columns)
+
+
+def _with_groups(videos: pd.DataFrame, youtube: Mapping[str, str] | None = None,
+                 persons: Mapping[str, str] | None = None, lists=None) -> pd.DataFrame:
+    """Add the identity groups; the parameters are those that `identity.read_known` returns."""
+    groups = identity.identity_groups(videos, youtube=youtube, persons=persons)
+    return videos.assign(group=groups)
+
+
+def _crops(videos: pd.DataFrame, settings: config.Profile, progress: bool = True
+           ) -> crops.CropView:
+    """Crop the videos without the column of the corpus's official splits."""
+    videos = videos.drop(columns="split", errors="ignore")
+    return crops.build(videos, **settings.crops.model_dump(), progress=progress)

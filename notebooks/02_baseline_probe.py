@@ -35,7 +35,7 @@ test_on = "NeuralTextures"  # manipulation in the test part, never trained on
 also_test = ""  # further unseen manipulations, separated by blanks, each in a table of its own
 protocol = "study"  # "study", "identity", "official" (the lists of the profile), ...
 features = "projected"  # CLIP's feature: "projected" (as compared with text) or "pooled"
-control_seed = 0  # seed of the untrained tower that serves as the control
+control_seed = 0  # seed of the untrained encoder that serves as the control
 
 # %%
 plots.style()

@@ -54,10 +54,10 @@ display(Markdown(run.stamp()))
 # %%
 detector = videos.load(trained.folder)
 tested = trained.scores.query(
-    "split == 'test' and split_seed == @detector.card['split_seed'] and label == 1")
+    "split == 'test' and split_seed == @detector.metadata['split_seed'] and label == 1")
 first = tested.merge(experiment.videos[[*KEY, "path"]], on=KEY).path.iloc[0]
 file = Path(video).expanduser() if video else Path(first)
-display(Markdown(f"The video: `{file.name}`. {videos.caveat(detector.card)}"))
+display(Markdown(f"The video: `{file.name}`. {videos.caveat(detector.metadata)}"))
 
 # %% [markdown]
 # ## Method
@@ -86,7 +86,7 @@ verdict = videos.score(detector, [file])[0]
 # %%
 display(Markdown("\n".join(f"- {sentence}" for sentence in verdict.sentences())))
 if not verdict.reason:
-    videos.picture(verdict, detector.card, shown)
+    videos.picture(verdict, detector.metadata, shown)
     plt.show()
 
 # %% [markdown]
@@ -94,7 +94,7 @@ if not verdict.reason:
 # range is a reason not to believe the score; a trait inside of it is no reason to believe it.
 
 # %%
-beside = pd.DataFrame(detector.card["domain"]["ranges"],
+beside = pd.DataFrame(detector.metadata["domain"]["ranges"],
                       index=["training, lowest", "training, highest"]).T
 traits = {name: verdict.traits.get(name) for name in training_domain.RANGES}
 own = pd.Series(traits, dtype=float)

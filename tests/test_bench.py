@@ -42,19 +42,17 @@ def test_a_gap_is_judged_by_the_spread_of_the_repetitions():
 
 def test_both_recipes_take_the_same_steps_on_the_same_tower(clip, cued):
     found = parts.one_run(clip, dict(zip(parts.LEVELS, cued, strict=True)), OPTIONS, repeats=2)
-    assert found["ours"]["steps"] == found["plain"]["steps"] == [
-        12, 12
-    ]  # 96 crops, 16 a step, two epochs
+    assert found["ours"]["steps"] == found["plain"]["steps"] == [12, 12]  # 96 crops, 16 a step, 2 epochs
     assert np.isfinite(found["ours"]["losses"] + found["plain"]["losses"]).all()
     assert found["ratio"] > 0
 
 
 def test_the_plain_tower_starts_at_the_adapted_one(clip, cued):
-    from dfnb.detectors.lora import Classifier
+    from dfnb.detectors.lora import Lora
 
     shape = {name: OPTIONS[name] for name in ("rank", "alpha", "dropout", "blocks")}
-    theirs, ours = plain.Tower(clip, torch.ones(2), **shape).eval(), Classifier(clip,
-                                                                                **shape).eval()
+    theirs = plain.Tower(clip, torch.ones(2), **shape).eval()
+    ours = Lora.build(clip, shape).eval()
     theirs.head.load_state_dict(ours.head.state_dict())
     pixels = clip.pixels(cued[0].images(slice(4)))
     with torch.inference_mode():

@@ -10,20 +10,15 @@ import pytest
 
 from dfnb import UserError, cli, experiment
 from dfnb.data.crops import CropView
-from dfnb.detectors import full, lora, probe
+from dfnb.detectors import DETECTORS
 from dfnb.evaluation import metrics
 from dfnb.predict import export, videos
 
-FITS = {
-    "lora":
-    lambda train, validation, clip: lora.fit(train, validation, clip=clip, seed=0, rank=2, blocks=1,
-                                             epochs=1),
-    "full":
-    lambda train, validation, clip: full.fit(train, validation, clip=clip, seed=0, epochs=1),
-    "probe":
-    lambda train, validation, clip: probe.fit(train, validation, clip=clip),
-    "pooled probe":
-    lambda train, validation, clip: probe.fit(train, validation, clip=clip, features="pooled"),
+FITS = {  # name of the folder -> detector and options
+    "lora": ("lora", {"rank": 2, "blocks": 1, "epochs": 1}),
+    "full": ("full", {"epochs": 1}),
+    "probe": ("probe", {}),
+    "pooled probe": ("probe", {"features": "pooled"}),
 }
 WITHOUT_DFNB = """
 import contextlib, io, json, os, sys, pathlib
@@ -48,8 +43,8 @@ def leave_run(folder, detector, cued, about: dict):
         tables.append(experiment.scores_table(
             named, split, detector.score(view), model="mine", split_seed=0))
     judged = metrics.to_videos(tables[0])
-    detector.card |= {name: about[name] for name in videos.NEEDED} | {"split_seed": 0}
-    detector.card["threshold"] = metrics.best_threshold(judged.label, judged.score)
+    detector.metadata |= {name: about[name] for name in videos.NEEDED} | {"split_seed": 0}
+    detector.metadata["threshold"] = metrics.best_threshold(judged.label, judged.score)
     detector.save(folder)
     pd.concat(tables).to_parquet(folder / "scores.parquet")
 
@@ -58,14 +53,14 @@ def test_ten_lines_without_dfnb_give_the_same_scores(cued, clip, finished, tmp_p
     expected = {}
     large = cued[2].images(slice(8)).repeat(2, axis=1).repeat(2, axis=2)
     large = large[:, 9:105, 9:105]  # (8, 96, 96, 3)
-    for name, fit in FITS.items():
-        detector = fit(*cued[:2], clip)
-        leave_run(tmp_path / "runs" / name, detector, cued, finished[1].detector.card)
+    for name, (kind, options) in FITS.items():
+        detector = DETECTORS[kind].fit(*cued[:2], clip=clip, **options)
+        leave_run(tmp_path / "runs" / name, detector, cued, finished[1].detector.metadata)
         folder = export.export(tmp_path / "runs" / name, tmp_path / "out" / name)
         images = large if name == "full" else cued[2].images()
         np.save(folder / "crops.npy", images)
         view = CropView.of_arrays(images, cued[2].frames[: len(images)])
-        expected[name] = detector.score(view), detector.card["threshold"]
+        expected[name] = detector.score(view), detector.metadata["threshold"]
     done = subprocess.run([sys.executable, "-c", WITHOUT_DFNB, tmp_path / "out"],
                           capture_output=True, text=True,
                           env={"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "PATH": ""})
@@ -112,32 +107,32 @@ def test_the_folder_is_whole_and_names_no_place_of_this_machine(exported, clip_f
 
 
 def test_the_model_card_says_data_results_and_limits(exported, finished):
-    card = (exported / "README.md").read_text()
-    tested, results = export.results(finished[0], finished[1].detector.card)
-    assert f"Test videos of split seed 0: {tested}. None of them" in card
+    text = (exported / "README.md").read_text()
+    tested, results = export.results(finished[0], finished[1].detector.metadata)
+    assert f"Test videos of split seed 0: {tested}. None of them" in text
     assert sorted(tested.split(", ")) == ["2 FaceSwap", "2 NeuralTextures", "2 real"]
     chosen = results[results.answer == "threshold from validation"].set_index("unit").loc["video"]
-    assert all(f"| {chosen[name]:.3f}" in card for name in ("AUC", "low", "high"))
-    assert f"**Threshold** {finished[1].detector.card['threshold']:.4f}" in card
-    assert "2 real, 2 FaceSwap, 2 NeuralTextures" in card
-    assert [line for line in card.splitlines() if line.startswith("## ")] == [
+    assert all(f"| {chosen[name]:.3f}" in text for name in ("AUC", "low", "high"))
+    assert f"**Threshold** {finished[1].detector.metadata['threshold']:.4f}" in text
+    assert "2 real, 2 FaceSwap, 2 NeuralTextures" in text
+    assert [line for line in text.splitlines() if line.startswith("## ")] == [
         "## Use", "## Training data", "## Results", "## Limits"]
-    assert card.count("its answer is no evidence") == 2
+    assert text.count("its answer is no evidence") == 2
 
 
 def test_a_hub_name_stays_a_name(finished):
-    card = finished[1].detector.card
+    metadata = finished[1].detector.metadata
     named = {"pretrained_model_name_or_path": "owner/clip"}
     assert export.base("owner/clip@1a2b", None, None) == named | {"revision": "1a2b"}
-    assert f"base = {named}" in export.snippet(card, export.base("owner/clip", None, None))
+    assert f"base = {named}" in export.snippet(metadata, export.base("owner/clip", None, None))
 
 
 def test_nothing_is_written_over_and_other_scores_are_not_taken_for_its_own(
         exported, finished, tmp_path):
     with pytest.raises(UserError, match="is there already"):
         export.export(finished[0], exported)
-    card = finished[1].detector.card
+    metadata = finished[1].detector.metadata
     with pytest.raises(UserError, match="holds no scores of its own detector \\(split seed 7"):
-        export.results(finished[0], card | {"split_seed": 7})
+        export.results(finished[0], metadata | {"split_seed": 7})
     with pytest.raises(UserError, match="holds no scores of its own detector"):
-        export.results(finished[0], card | {"threshold": 0.123})
+        export.results(finished[0], metadata | {"threshold": 0.123})

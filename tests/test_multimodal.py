@@ -1,4 +1,4 @@
-"""A multimodal model behind an OpenAI-compatible endpoint: real servers on the loopback, the real client."""
+"""A multimodal model behind an endpoint: real servers on the loopback, the real client."""
 
 import contextlib
 import json
@@ -16,38 +16,46 @@ import numpy as np
 import openai
 import pandas as pd
 import pytest
+import torch
 
 from dfnb import UserError, files
 from dfnb.data.crops import CropView
 from dfnb.detectors import DETECTORS, endpoint, multimodal
+from dfnb.detectors.multimodal import Multimodal
 
 PAUSE = openai._base_client.BaseClient._calculate_retry_timeout
-CLIP = SimpleNamespace(name="tiny", fingerprint="0123", size=64)  # named in the card, never looked through
+CLIP = SimpleNamespace(name="tiny", fingerprint="0123", size=64, device=torch.device("cpu"))
 SECRET = "sk-loopback-0123456789abcdef"
 
 
 @pytest.fixture(autouse=True)
 def surroundings(tmp_path, monkeypatch):
-    """A cache of its own, a key in the environment, no proxy, and next to no pause before a retry."""
+    """A separate cache, a key in the environment, no proxy, hardly a pause before a retry."""
     monkeypatch.setenv("DFNB_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("OPENAI_API_KEY", SECRET)
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    monkeypatch.setattr(openai._base_client.BaseClient, "_calculate_retry_timeout", lambda *given, **named: 0.01)
+    monkeypatch.setattr(openai._base_client.BaseClient, "_calculate_retry_timeout",
+                        lambda *given, **named: 0.01)
 
 
 @pytest.fixture
 def crops() -> CropView:
     """Six crops of noise: two videos of three frames."""
     images = np.random.default_rng(0).integers(0, 255, (6, 16, 16, 3)).astype(np.uint8)
-    rows = [{"corpus": "noise", "manipulation": ("real", "fake")[label], "video": f"<{label}>", "label": label, "frame": frame}
-            for label in (0, 1) for frame in range(3)]
+    rows = [{
+        "corpus": "noise", "manipulation": ("real", "fake")[label], "video": f"<{label}>",
+        "label": label, "frame": frame
+    } for label in (0, 1) for frame in range(3)]
     return CropView.of_arrays(images, pd.DataFrame(rows))
 
 
 def completion(text: str | None, **more) -> dict:
     message = {"role": "assistant", "content": text} | more.pop("message", {})
     choice = {"index": 0, "message": message, "finish_reason": "stop"} | more
-    about = {"id": "1", "object": "chat.completion", "created": 0, "model": "m", "usage": {"total_tokens": 9}}
+    about = {
+        "id": "1", "object": "chat.completion", "created": 0, "model": "m",
+        "usage": {"total_tokens": 9}
+    }
     return about | {"choices": [choice]}
 
 
@@ -55,7 +63,7 @@ def completion(text: str | None, **more) -> dict:
 def server():
     """A server that answers request after request with the next of `script`, the last one for ever.
 
-    An entry is a text, (status, body), (status, body, headers) or a number of seconds to wait before "yes".
+    An entry is a text, (status, body), (status, body, headers) or seconds to wait before "yes".
     """
 
     class Handler(BaseHTTPRequestHandler):
@@ -94,30 +102,31 @@ def server():
 
 
 def fit(server, **options):
-    asked = {"base_url": server.url, "model": "m", "repeats": 1, "at_once": 1, "retries": 2, "timeout": 5.0}
-    asked["say"] = lambda text: None
-    return DETECTORS["multimodal"].fit(None, None, seed=0, **{"clip": CLIP} | asked | options)
+    asked = {
+        "base_url": server.url, "model": "m", "repeats": 1, "at_once": 1, "retries": 2,
+        "timeout": 5.0
+    }
+    return Multimodal.fit(None, None, seed=0, **{"clip": CLIP} | asked | options)
 
 
-# ------------------------------------------------------------------- what an answer means
+def last_line(capsys) -> str:
+    return capsys.readouterr().out.splitlines()[-1]
+
+
+# --- what an answer means
 @pytest.mark.parametrize(
     ("text", "answer", "explanation"),
-    [
-        ("yes", "yes", ""),
-        ("No.", "no", ""),
-        ("1) Yes\n2) [eyes, blurred edges]", "yes", "[eyes, blurred edges]"),
-        ("**1. No**", "no", ""),
-        ("No, I cannot see any artifacts.", "no", "I cannot see any artifacts."),
-        ("<think>no, no ... </think>Yes. The mouth.", "yes", "The mouth."),
-        ("No, I can\u2019t help with that.", "refusal", "No, I can\u2019t help with that."),
-        ("I'm sorry, but I can't assist with that request.", "refusal", "I'm sorry, but I can't assist with that request."),
-        ("As an AI, I do not judge faces.", "refusal", "As an AI, I do not judge faces."),
-        ("Yes or no", "garbage", "Yes or no"),
-        ("yes/no", "garbage", "yes/no"),
-        ("Yesterday", "garbage", "Yesterday"),
-        ("The face looks real.", "garbage", "The face looks real."),
-        ("", "garbage", ""),
-    ],
+    [("yes", "yes", ""), ("No.", "no", ""),
+     ("1) Yes\n2) [eyes, blurred edges]", "yes", "[eyes, blurred edges]"), ("**1. No**", "no", ""),
+     ("No, I cannot see any artifacts.", "no", "I cannot see any artifacts."),
+     ("<think>no, no ... </think>Yes. The mouth.", "yes", "The mouth."),
+     ("No, I can\u2019t help with that.", "refusal", "No, I can\u2019t help with that."),
+     ("I'm sorry, but I can't assist with that request.", "refusal",
+      "I'm sorry, but I can't assist with that request."),
+     ("As an AI, I do not judge faces.", "refusal", "As an AI, I do not judge faces."),
+     ("Yes or no", "garbage", "Yes or no"), ("yes/no", "garbage", "yes/no"),
+     ("Yesterday", "garbage", "Yesterday"),
+     ("The face looks real.", "garbage", "The face looks real."), ("", "garbage", ""),],
 )
 def test_an_answer_is_read_strictly(text, answer, explanation):
     assert endpoint.classify(text) == (answer, explanation)
@@ -127,18 +136,23 @@ def test_a_refusal_that_the_server_marks_is_one_whatever_it_says():
     assert endpoint.classify("no", refused=True)[0] == "refusal"
 
 
-# ------------------------------------------------------------------- scores
-def test_a_score_is_the_share_of_yes_among_the_answered(server, crops):
-    server.script = ["yes", "no", "I'm sorry, I can't", "hm", "no", "no", "no", "no", "", "I cannot judge", "hm", "Sorry."]
-    said = []
-    detector = fit(server, repeats=4, frames=1, say=said.append)
+# --- scores
+def test_a_score_is_the_share_of_yes_among_the_answered(server, crops, capsys):
+    server.script = [
+        "yes", "no", "I'm sorry, I can't", "hm", "no", "no", "no", "no", "", "I cannot judge", "hm",
+        "Sorry."
+    ]
+    detector = fit(server, repeats=4, frames=1)
     scores = detector.score(crops)  # the middle frame of each video
     assert scores.dtype == np.float32 and np.isnan(scores[[0, 2, 3, 5]]).all()
     assert scores[1] == 0.5 and scores[4] == 0
-    assert said[-1] == ("8 answers: 1 yes, 5 no, 1 refusal, 1 garbage; 0 of 2 crops without an answer have no score")
-    detector = fit(server, repeats=4, model="other", say=said.append)
+    assert last_line(capsys) == (
+        "8 answers: 1 yes, 5 no, 1 refusal, 1 garbage; 0 of 2 crops without an answer have no score"
+    )
+    detector = fit(server, repeats=4, model="other")
     assert np.isnan(detector.score(crops.select([0]))).all()  # never real, never one half
-    assert said[-1] == "4 answers: 0 yes, 0 no, 2 refusal, 2 garbage; 1 of 1 crops without an answer have no score"
+    assert last_line(capsys) == ("4 answers: 0 yes, 0 no, 2 refusal, 2 garbage; 1 of 1 crops "
+                                 "without an answer have no score")
     assert detector.trainable == 0 and detector.history == []
 
 
@@ -149,24 +163,32 @@ def test_a_question_holds_the_prompt_and_the_very_pixels(server, crops):
 
     fit(server, fields={"max_tokens": 7}).score(crops.select([4]))
     (request,) = server.requests
-    assert request["path"] == "/v1/chat/completions" and request["headers"]["Authorization"] == f"Bearer {SECRET}"
+    assert request["path"] == "/v1/chat/completions" and request["headers"][
+        "Authorization"] == f"Bearer {SECRET}"
     assert request["body"]["model"] == "m" and request["body"]["max_tokens"] == 7
     text, picture = request["body"]["messages"][0]["content"]
-    assert text["text"] == multimodal.PROMPT and text["text"].startswith("Tell me if there are synthesis artifacts")
-    encoded = np.frombuffer(base64.b64decode(picture["image_url"]["url"].removeprefix("data:image/png;base64,")), np.uint8)
-    np.testing.assert_array_equal(cv2.imdecode(encoded, cv2.IMREAD_COLOR)[..., ::-1], crops.images([4])[0])
+    assert text["text"] == multimodal.PROMPT and text["text"].startswith(
+        "Tell me if there are synthesis artifacts")
+    encoded = np.frombuffer(
+        base64.b64decode(picture["image_url"]["url"].removeprefix("data:image/png;base64,")),
+        np.uint8)
+    np.testing.assert_array_equal(
+        cv2.imdecode(encoded, cv2.IMREAD_COLOR)[..., ::-1],
+        crops.images([4])[0])
 
 
-@pytest.mark.parametrize(("frames", "rows"), [(1, [1, 4]), (2, [0, 2, 3, 5]), (3, range(6)), (9, range(6))])
+@pytest.mark.parametrize(("frames", "rows"), [(1, [1, 4]), (2, [0, 2, 3, 5]), (3, range(6)),
+                                              (9, range(6))])
 def test_frames_asked_about_are_spread_over_a_video(server, crops, frames, rows):
     sentence = fit(server, frames=frames).transcripts(crops)
-    assert sentence.row.tolist() == list(rows) and sentence.frame.tolist() == [row % 3 for row in rows]
+    assert sentence.row.tolist() == list(rows) and sentence.frame.tolist() == [
+        row % 3 for row in rows
+    ]
 
 
-# ------------------------------------------------------------------- faults
-@pytest.mark.parametrize(
-    "fault", [(429, {"error": {"message": "slow down"}}), (500, {"error": {"message": "oops"}}), (503, b"down"), 1.0]
-)
+# --- faults
+@pytest.mark.parametrize("fault", [(429, {"error": {"message": "slow down"}}),
+                                   (500, {"error": {"message": "oops"}}), (503, b"down"), 1.0])
 def test_a_passing_fault_is_tried_again(server, crops, fault):
     server.script = [fault, fault, "yes"]
     assert fit(server, timeout=0.3).score(crops.select([0])) == [1.0]
@@ -178,7 +200,8 @@ def test_pauses_before_a_retry_grow_and_are_bounded(server, crops, monkeypatch):
     server.script = [(429, {}), (503, {}), "yes"]
     assert fit(server).score(crops.select([0])) == [1.0]
     first, second = np.diff([request["at"] for request in server.requests])
-    assert 0.37 < first < 4 and 0.74 < second < 4  # half a second, one second, less a quarter at most
+    # half a second, one second, less a quarter at most
+    assert 0.37 < first < 4 and 0.74 < second < 4
     server.script = [(429, {}, {"Retry-After": "3600"})]
     with pytest.raises(UserError, match="answers 429"):  # at once: nobody waits for an hour
         fit(server).score(crops.select([1]))
@@ -194,17 +217,16 @@ def test_several_questions_at_once(server, crops):
 
 @pytest.mark.parametrize(
     ("fault", "calls", "message"),
-    [
-        ((429, {"error": {"message": "slow down"}}), 3, "answers 429: .*slow down.*after up to 2 retries.*run again"),
-        ((502, b"bad gateway"), 3, "answers 502"),
-        (1.0, 3, "gives no answer: APITimeoutError"),
-        ((401, {"error": {"message": f"no such key: {SECRET}"}}), 1, r"answers 401: .*no such key: \[key\]"),
-        ((404, {"error": {"message": "no such model"}}), 1, "answers 404"),
-        ((200, b"<html>log in</html>"), 1, "gives no chat completion"),
-        ((200, {"object": "error"}), 1, "gives no chat completion"),
-        ((200, {"choices": []}), 1, "gives no chat completion"),
-        ((200, {"choices": [{"message": None}]}), 1, "gives no chat completion"),
-    ],
+    [((429, {"error": {"message": "slow down"}
+             }), 3, "answers 429: .*slow down.*after up to 2 retries.*run again"),
+     ((502, b"bad gateway"), 3, "answers 502"), (1.0, 3, "gives no answer: APITimeoutError"),
+     ((401, {"error": {"message": f"no such key: {SECRET}"}
+             }), 1, r"answers 401: .*no such key: \[key\]"),
+     ((404, {"error": {"message": "no such model"}}), 1, "answers 404"),
+     ((200, b"<html>log in</html>"), 1, "gives no chat completion"),
+     ((200, {"object": "error"}), 1, "gives no chat completion"),
+     ((200, {"choices": []}), 1, "gives no chat completion"),
+     ((200, {"choices": [{"message": None}]}), 1, "gives no chat completion"),],
 )
 def test_a_lasting_fault_ends_it_with_a_sentence(server, crops, fault, calls, message):
     server.script = ["yes", fault]
@@ -239,16 +261,17 @@ def test_nobody_listens(crops, server):
         fit(server, base_url=url).score(crops)
 
 
-# ------------------------------------------------------------------- transcripts
-def test_a_second_run_makes_no_call(server, crops):
+# --- transcripts
+def test_a_second_run_makes_no_call(server, crops, capsys):
     server.script = ["yes: [mouth, blurred]", "no", "hm"]
     first = fit(server, repeats=3).transcripts(crops)
     assert len(server.requests) == 6
-    said = []
-    again = fit(server, repeats=3, timeout=9.0, say=said.append)
+    capsys.readouterr()
+    again = fit(server, repeats=3, timeout=9.0)
     pd.testing.assert_frame_equal(again.transcripts(crops), first)
-    assert len(server.requests) == 6 and said == []
-    assert first.answer.tolist()[:3] == ["yes", "no", "garbage"] and first.explanation[0] == "[mouth, blurred]"
+    assert len(server.requests) == 6 and capsys.readouterr().out == ""
+    assert first.answer.tolist()[:3] == ["yes", "no", "garbage"
+                                         ] and first.explanation[0] == "[mouth, blurred]"
     again.transcripts(crops.select([4, 1]))  # the same pictures, wherever they stand
     assert len(server.requests) == 6
     for other in ({"model": "m2"}, {"prompt": "fake?"}, {"fields": {}}):
@@ -276,19 +299,23 @@ def test_equal_pictures_are_one_question(server, crops):
 def test_the_explanation_is_escaped_where_it_is_shown(server, crops):
     server.script = ["yes <script>alert(1)</script>"]
     page = multimodal.page(crops, fit(server).transcripts(crops))
-    assert "<script" not in page and "&lt;script&gt;alert(1)" in page and "real &lt;0&gt;, frame 1" in page
+    assert "<script" not in page and "&lt;script&gt;alert(1)" in page
+    assert "real &lt;0&gt;, frame 1" in page
     assert page.count('src="data:image/png;base64,') == 2
 
 
-# ------------------------------------------------------------------- costs, the key, the card
-def test_the_number_of_calls_is_said_before_and_bounded(server, crops):
-    said = []
-    detector = fit(server, repeats=3, most_calls=6, fields={"max_tokens": 100}, say=said.append)
+# --- costs, the key, the card
+def test_the_number_of_calls_is_printed_before_and_bounded(server, crops, capsys):
+    detector = fit(server, repeats=3, most_calls=6, fields={"max_tokens": 100})
     detector.transcripts(crops)
     tokens = 6 * (255 + len(multimodal.PROMPT) // 4)
-    assert said == [f"6 calls to 'm' at 127.0.0.1: about 0.3 minutes (3.0 s a call, assumed, 1 at once), about {tokens:,} "
-                    "tokens of questions and at most 600 tokens of answers; up to 2 retries a call come on top"]
-    with pytest.raises(UserError, match="most_calls is 6, this would be 3 calls .* after 6 before; raise it, or ask"):
+    assert capsys.readouterr().out.splitlines() == [
+        "6 calls to 'm' at 127.0.0.1: about 0.3 minutes (3.0 s a call, assumed, 1 at once), "
+        f"about {tokens:,} tokens of questions and at most 600 tokens of answers; up to 2 retries a call come on top"
+    ]
+    with pytest.raises(
+            UserError,
+            match="most_calls is 6, this would be 3 calls .* after 6 before; raise it, or ask"):
         detector.transcripts(crops.select([0]))
     assert len(server.requests) == 6
     with pytest.raises(UserError, match="most_calls is 5, this would be 30 calls"):
@@ -301,35 +328,39 @@ def test_the_key_is_written_nowhere(server, crops, tmp_path, capfd, caplog):
     filtered = {"message": f"{SECRET} filtered", "code": "content_filter"}
     server.script = [f"yes, your key is {SECRET}", (400, {"error": filtered}),
                      (403, {"error": {"message": f"{SECRET} is not allowed"}})]
-    detector = fit(server, repeats=3, frames=3, say=print)
+    detector = fit(server, repeats=3, frames=3)
     with pytest.raises(UserError) as raised:
         detector.score(crops)
-    assert len(server.requests) == 3 and all(SECRET in one["headers"]["Authorization"] for one in server.requests)
+    assert len(server.requests) == 3 and all(SECRET in one["headers"]["Authorization"]
+                                             for one in server.requests)
     detector.save(tmp_path / "saved")
     out, err = capfd.readouterr()
     written = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
     assert len(written) == 3  # two transcripts and the card
     assert b"your key is [key]" in b"".join(written.values())
-    for text in (out, err, caplog.text, str(raised.value), repr(vars(detector)), *map(bytes.decode, written.values())):
+    for text in (out, err, caplog.text, str(raised.value), repr(
+            vars(detector)), *map(bytes.decode, written.values())):
         assert SECRET not in text
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
-    [
-        ({"base_url": f"http://127.0.0.1/{SECRET}"}, "the key belongs in .OPENAI_API_KEY alone"),
-        ({"fields": {"user": SECRET}}, "the key belongs in .OPENAI_API_KEY alone"),
-        ({"base_url": "http://me:secret@127.0.0.1/v1"}, "base_url must hold no user, password or query"),
-        ({"base_url": "http://127.0.0.1/v1?api-key=secret"}, "base_url must hold no user, password or query"),
-        ({"base_url": "localhost:8000"}, "base_url must be such as http://localhost:8000/v1, got 'localhost:8000'"),
-        ({"fields": {"n": 3}}, "fields must not hold n"),
-        ({"repeats": 0}, "repeats must be at least 1, got 0"),
-        ({"most_calls": 0}, "most_calls must be at least 1, got 0"),
-        ({"timeout": 0.0}, "timeout must be at least 0.001, got 0.0"),
-        ({"retries": -1}, "retries must be at least 0, got -1"),
-        ({"base_url": None}, "multimodal was not run: it lacks base_url of an OpenAI-compatible endpoint"),
-        ({"base_url": "", "model": None}, "multimodal was not run: it lacks base_url and model"),
-    ],
+    [({"base_url": f"http://127.0.0.1/{SECRET}"}, "the key belongs in .OPENAI_API_KEY alone"),
+     ({"fields": {"user": SECRET}}, "the key belongs in .OPENAI_API_KEY alone"),
+     ({"base_url": "http://me:secret@127.0.0.1/v1"
+       }, "base_url must hold no user, password or query"),
+     ({"base_url": "http://127.0.0.1/v1?api-key=secret"
+       }, "base_url must hold no user, password or query"),
+     ({"base_url": "localhost:8000"
+       }, "base_url must look like http://localhost:8000/v1, got 'localhost:8000'"),
+     ({"fields": {"n": 3}}, "fields must not hold n"),
+     ({"repeats": 0}, "repeats must be at least 1, got 0"),
+     ({"most_calls": 0}, "most_calls must be at least 1, got 0"),
+     ({"timeout": 0.0}, "timeout must be at least 0.001, got 0.0"),
+     ({"retries": -1}, "retries must be at least 0, got -1"),
+     ({"base_url": None
+       }, "multimodal was not run: it lacks base_url of an OpenAI-compatible endpoint"),
+     ({"base_url": "", "model": None}, "multimodal was not run: it lacks base_url and model"),],
 )
 def test_senseless_options_are_refused(server, options, message):
     with pytest.raises(UserError, match=message) as raised:
@@ -339,42 +370,49 @@ def test_senseless_options_are_refused(server, options, message):
 
 def test_without_an_endpoint_it_says_that_it_was_not_run():
     with pytest.raises(multimodal.NoEndpoint, match="was not run: it lacks base_url and model"):
-        DETECTORS["multimodal"].fit(None, None, clip=CLIP, seed=0)
+        Multimodal.fit(None, None, clip=CLIP, seed=0)
 
 
 def test_a_saved_detector_asks_the_same(server, crops, tmp_path, clip):
     detector = fit(server, repeats=2, clip=clip)
     scores = detector.score(crops)
     detector.save(tmp_path / "saved")
-    loaded = DETECTORS["multimodal"].load(tmp_path / "saved", clip)
+    loaded = Multimodal.load(tmp_path / "saved", clip)
     np.testing.assert_array_equal(loaded.score(crops), scores)
-    assert loaded.card == detector.card and len(server.requests) == 4
+    assert loaded.metadata == detector.metadata and len(server.requests) == 4
     assert [path.name for path in (tmp_path / "saved").iterdir()] == ["detector.json"]
     with pytest.raises(UserError, match="holds a 'multimodal' detector, not 'probe'"):
         DETECTORS["probe"].load(tmp_path / "saved", clip)
 
 
-# ------------------------------------------------------------------- a model that sees and speaks
+# --- a model that sees and speaks
 def tiny_model(folder) -> None:
-    """A random Llava on disk that knows the words yes, no and eyes, and says of a picture what chance makes it say."""
+    """Save a random Llava that knows the words yes, no and eyes, and answers by chance."""
     import tokenizers
-    import torch
     import transformers
 
     words = ["<pad>", "<s>", "</s>", "<image>", ".", "yes", "no", "eyes"]
-    backend = tokenizers.Tokenizer(tokenizers.models.WordLevel({word: at for at, word in enumerate(words)}, unk_token="."))
+    backend = tokenizers.Tokenizer(
+        tokenizers.models.WordLevel({word: at for at, word in enumerate(words)}, unk_token="."))
     backend.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
     backend.add_special_tokens(words[:4])
     special = {"pad_token": "<pad>", "bos_token": "<s>", "eos_token": "</s>", "unk_token": "."}
     tokenizer = transformers.PreTrainedTokenizerFast(tokenizer_object=backend, **special)
-    template = ("{% for message in messages %}{% for split in message['content'] %}{% if split['type'] == 'image' %}<image>"
-                "{% else %}{{ split['text'] }}{% endif %}{% endfor %}{% endfor %}")
-    pictures = transformers.CLIPImageProcessor(size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32})
-    transformers.LlavaProcessor(
-        image_processor=pictures, tokenizer=tokenizer, patch_size=8, vision_feature_select_strategy="default",
-        chat_template=template, image_token="<image>", num_additional_image_tokens=1).save_pretrained(folder)
-    shape = {"num_hidden_layers": 2, "num_attention_heads": 2, "hidden_size": 32, "intermediate_size": 64}
-    text = transformers.LlamaConfig(**shape, vocab_size=len(words), pad_token_id=0, bos_token_id=1, eos_token_id=2)
+    template = (
+        "{% for message in messages %}{% for part in message['content'] %}"
+        "{% if part['type'] == 'image' %}<image>{% else %}{{ part['text'] }}{% endif %}"
+        "{% endfor %}{% endfor %}")
+    pictures = transformers.CLIPImageProcessor(size={"shortest_edge": 32},
+                                               crop_size={"height": 32, "width": 32})
+    transformers.LlavaProcessor(image_processor=pictures, tokenizer=tokenizer, patch_size=8,
+                                vision_feature_select_strategy="default", chat_template=template,
+                                image_token="<image>",
+                                num_additional_image_tokens=1).save_pretrained(folder)
+    shape = {
+        "num_hidden_layers": 2, "num_attention_heads": 2, "hidden_size": 32, "intermediate_size": 64
+    }
+    text = transformers.LlamaConfig(**shape, vocab_size=len(words), pad_token_id=0, bos_token_id=1,
+                                    eos_token_id=2)
     vision = transformers.CLIPVisionConfig(**shape, image_size=32, patch_size=8)
     with torch.random.fork_rng():
         torch.manual_seed(0)
@@ -387,28 +425,40 @@ def tiny_model(folder) -> None:
 
 @pytest.mark.slow
 def test_a_real_server_with_a_real_vision_language_model(tmp_path, crops):
-    pytest.importorskip("fastapi", reason="`transformers serve` needs fastapi and uvicorn (the extra dev)")
+    pytest.importorskip("fastapi",
+                        reason="`transformers serve` needs fastapi and uvicorn (the extra dev)")
     tiny_model(tmp_path / "model")
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    serve = ["serve", str(tmp_path / "model"), "--host", "127.0.0.1", "--port", str(port), "--device", "cpu"]
+    serve = [
+        "serve",
+        str(tmp_path / "model"), "--host", "127.0.0.1", "--port",
+        str(port), "--device", "cpu"
+    ]
     start = [sys.executable, "-c", "from transformers.cli.transformers import main; main()", *serve]
     with (tmp_path / "server.log").open("w") as log:
-        process = subprocess.Popen(start, stdout=log, stderr=log, env=os.environ | {"HF_HUB_OFFLINE": "1"})
+        process = subprocess.Popen(start, stdout=log, stderr=log,
+                                   env=os.environ | {"HF_HUB_OFFLINE": "1"})
     try:
         wait_for(f"http://127.0.0.1:{port}/health", process)
-        options = {"base_url": f"http://127.0.0.1:{port}/v1", "model": str(tmp_path / "model"), "repeats": 6, "frames": 3,
-                   "fields": {"max_tokens": 3}, "say": lambda text: 0}
-        detector = multimodal.fit(None, None, clip=CLIP, **options)
+        options = {
+            "base_url": f"http://127.0.0.1:{port}/v1", "model": str(tmp_path / "model"),
+            "repeats": 6, "frames": 3, "fields": {"max_tokens": 3}
+        }
+        detector = Multimodal.fit(None, None, clip=CLIP, **options)
         sentence, scores = detector.transcripts(crops), detector.score(crops)
     finally:
         process.terminate()
         process.wait()
-    assert len(sentence) == 36 and {"yes", "no", "garbage"} == set(sentence.answer)  # by chance, and at random each time
-    expected = [sentence[sentence.row.eq(row) & sentence.answer.isin(["yes", "no"])].answer.eq("yes").mean() for row in range(6)]
+    # by chance, and at random each time
+    assert len(sentence) == 36 and {"yes", "no", "garbage"} == set(sentence.answer)
+    expected = [
+        sentence[sentence.row.eq(row)
+                 & sentence.answer.isin(["yes", "no"])].answer.eq("yes").mean() for row in range(6)
+    ]
     np.testing.assert_allclose(scores, expected)
-    again = multimodal.fit(None, None, clip=CLIP, **options).score(crops)  # nobody listens any more
+    again = Multimodal.fit(None, None, clip=CLIP, **options).score(crops)  # nobody listens any more
     np.testing.assert_array_equal(again, scores)
 
 

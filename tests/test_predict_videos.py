@@ -86,7 +86,7 @@ def test_a_test_video_gets_the_scores_of_the_chapter(detector, finished, corpus,
     np.testing.assert_allclose(verdict.frames.score, expected.score, atol=1e-6)
     assert verdict.score == pytest.approx(expected.score.mean(), abs=1e-6)
     assert verdict.called == ("fake" if expected.score.mean()
-                              >= finished[1].detector.card["threshold"] else "real")
+                              >= finished[1].detector.metadata["threshold"] else "real")
     assert verdict.maps.shape == (4, 4, 4)
     assert not [path for path in tmp_path.rglob("*-block*.npy")]  # no prefix is kept for a clip
 
@@ -134,7 +134,7 @@ def test_the_command_scores_the_rest_and_leaves_with_1(finished, clips, tmp_path
             for row in content["videos"]] == [(files[0], None), (files[1], "panned.png")]
     assert content["videos"][0]["score"] is None
     assert len(content["videos"][1]["frames"]) == 4
-    assert content["detector"]["threshold"] == finished[1].detector.card["threshold"]
+    assert content["detector"]["threshold"] == finished[1].detector.metadata["threshold"]
     height, width, _ = pictures.imread(out / "panned.png").shape
     assert width == 900 and 500 < height < 900
     assert cli.main(["score", files[1], "--run", str(finished[0]), "--out", str(out)]) == 0
@@ -144,27 +144,27 @@ def test_the_table_is_one_that_evaluate_reads(detector, corpus, tmp_path, monkey
     monkeypatch.setenv("DFNB_CACHE", str(tmp_path / "cache"))
     videos = corpora.index(corpus, manipulations=["FaceSwap"])
     files = predict.find(videos.groupby("label").path.first())
-    predict.write(predict.score(detector, files, progress=False), detector.card, tmp_path,
+    predict.write(predict.score(detector, files, progress=False), detector.metadata, tmp_path,
                   progress=False)
     scores, _ = score_files.read_scores(tmp_path / "scores.csv")
     assert scores.groupby("manipulation").label.agg(["first", "size"]).to_dict("index") == {
         "real": {"first": 0, "size": 4}, "FaceSwap": {"first": 1, "size": 4}}
     shutil.copy(files[0], tmp_path / "unknown.mp4")
     unknown = predict.score(detector, [tmp_path / "unknown.mp4"], progress=False)
-    predict.write(unknown, detector.card, tmp_path, progress=False)
+    predict.write(unknown, detector.metadata, tmp_path, progress=False)
     with pytest.raises(UserError, match="label that is none of 0 or real, 1 or fake: ''"):
         score_files.read_scores(tmp_path / "scores.csv")
 
 
 def test_a_picture_shows_crops_with_maps_only_where_asked(verdicts, detector):
-    shown = predict.picture(verdicts["panned.mp4"], detector.card)
+    shown = predict.picture(verdicts["panned.mp4"], detector.metadata)
     assert sum(
         len(ax.images)
         for ax in shown.axes) == 2 * 2 * (1 + 2)  # two rows of two crops; a map lies on a grey one
     blind = dataclasses.replace(verdicts["panned.mp4"], maps=np.full(
         (4, 1, 1), np.nan))  # its detector has no maps
-    assert sum(len(ax.images) for ax in predict.picture(blind, detector.card).axes) == 2 * 2 * 2
-    none = predict.picture(verdicts["panned.mp4"], detector.card, shown=0)
+    assert sum(len(ax.images) for ax in predict.picture(blind, detector.metadata).axes) == 2 * 2 * 2
+    none = predict.picture(verdicts["panned.mp4"], detector.metadata, shown=0)
     assert sum(len(ax.images) for ax in none.axes) == 0
     texts = [text.get_text() for ax in none.axes for text in ax.texts]
     assert any("its answer is no evidence" in " ".join(text.split()) for text in texts)
@@ -183,11 +183,11 @@ def test_lost_frames_are_crosses_and_the_sides_of_the_threshold_differ_in_shape(
 
 def test_videos_of_the_same_name_get_different_pictures(verdicts, detector, tmp_path):
     twice = [verdicts["half.MP4"], verdicts["wall.mp4"], verdicts["half.MP4"]]
-    predict.write(twice, detector.card, tmp_path / "out", progress=False)
+    predict.write(twice, detector.metadata, tmp_path / "out", progress=False)
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
         "half-2.png", "half.png", "scores.csv", "scores.json"]
     with pytest.raises(UserError, match="is a file"):
-        predict.write(twice, detector.card, tmp_path / "out" / "half.png")
+        predict.write(twice, detector.metadata, tmp_path / "out" / "half.png")
 
 
 def test_the_viewer_shows_another_face_and_another_video(verdicts, detector, clips, tmp_path,
@@ -233,7 +233,7 @@ def test_a_run_that_is_not_complete_or_has_no_threshold_is_refused(finished, tmp
 
 
 def test_the_caveat_names_what_was_trained_on(finished):
-    card = finished[1].detector.card
+    card = finished[1].detector.metadata
     assert predict.caveat(card).startswith(
         "Trained on FaceSwap and NeuralTextures of demo: other manipulations")
     drawn = card | {"trained_on": card["trained_on"] | {"demo": True}}

@@ -1,12 +1,14 @@
-"""Visual reprogramming."""
+"""Visual reprogramming; its contract is in test_detectors.py."""
+
+import inspect
 
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
 
 from dfnb import UserError
-from dfnb.detectors import DETECTORS, reprogramming
+from dfnb.detectors import reprogramming
+from dfnb.detectors.reprogramming import Border, Reprogramming
 from dfnb.evaluation import metrics
 
 SMALL = {"epochs": 2, "batch": 16}
@@ -16,7 +18,7 @@ INNER = 44  # int(0.7 * 64), so the border is 10 wide
 @pytest.fixture
 def border(clip):
     torch.manual_seed(0)
-    return reprogramming.Border(clip, share=0.7, length=24)
+    return Border(clip, share=0.7, length=24)
 
 
 @pytest.fixture
@@ -26,7 +28,7 @@ def pixels(clip, cued):
 
 @pytest.fixture
 def detector(clip, cued):
-    return reprogramming.fit(cued[0], cued[1], clip=clip, seed=0, **SMALL)
+    return Reprogramming.fit(cued[0], cued[1], clip=clip, seed=0, **SMALL)
 
 
 def test_the_border_lies_around_the_picture_and_never_on_it(border, pixels):
@@ -54,7 +56,8 @@ def test_a_border_of_zeros_gives_the_zero_shot_score_of_the_padded_picture(clip,
     pixels = clip.pixels(cued[2].images(np.arange(4)))
     with torch.no_grad():
         logits = border((pixels, contrasts))
-        small = torch.nn.functional.interpolate(pixels, (INNER, INNER), mode="bicubic", antialias=True)
+        small = torch.nn.functional.interpolate(pixels, (INNER, INNER), mode="bicubic",
+                                                antialias=True)
         padded = torch.nn.functional.pad(small, (10, 10, 10, 10))
         image = clip.model.get_image_features(padded).pooler_output
         image = torch.nn.functional.normalize(image, dim=-1)
@@ -69,87 +72,52 @@ def test_the_fake_prompt_depends_on_the_face(border):
     faces[2] = faces[0]
     contrasts = border.contrasts(faces)
     assert contrasts.shape == (3, 24) and not contrasts.requires_grad
-    assert torch.equal(contrasts[0], contrasts[2]) and not torch.allclose(contrasts[0], contrasts[1], atol=1e-6)
+    assert torch.equal(contrasts[0],
+                       contrasts[2]) and not torch.allclose(contrasts[0], contrasts[1], atol=1e-6)
     assert border.projection.shape == (24, 32)
     assert border.projection.std().item() == pytest.approx(1 / 24, rel=0.1)
 
 
 def test_only_the_border_trains_and_it_moves_the_score(clip, cued, detector):
-    before = {name: value.clone() for name, value in clip.model.state_dict().items()}
     assert [name for name, _ in detector.model.named_parameters()] == ["delta"]
-    assert detector.trainable == 3 * (64**2 - INNER**2)
     assert (detector.model.delta != 0).float().mean() > 0.99
     moved = detector.score(cued[2])
     with torch.no_grad():
         detector.model.delta.zero_()
     assert np.abs(moved - detector.score(cued[2])).max() > 1e-3
-    reprogramming.fit(cued[0], cued[1], clip=clip, seed=0, epochs=1, batch=16)
-    assert all(torch.equal(value, before[name]) for name, value in clip.model.state_dict().items())
-    assert not any(module.training for module in clip.model.modules())
 
 
 def test_the_published_size(clip):
     assert 3 * (224**2 - int(0.7 * 224) ** 2) == 77_520
-    assert reprogramming.fit.__kwdefaults__ == {
+    defaults = inspect.signature(Reprogramming.fit).parameters
+    paper = {
         "share": 0.7, "face": "clip", "learning_rate": 1.0, "weight_decay": 2e-4, "warmup": 0.0
-    }  # fmt: skip
+    }
+    assert {name: defaults[name].default for name in paper} == paper
 
 
 def test_the_logit_scale_is_clamped(clip):
     for scale, expected in ((9.0, 100.0), (-1.0, 1.0), (2.0, np.exp(2.0))):
         clip.logit_scale = scale
-        assert reprogramming.Border(clip, share=0.7, length=24)._scale == pytest.approx(expected)
+        assert Border(clip, share=0.7, length=24)._scale == pytest.approx(expected)
 
 
 def test_a_border_learns_a_planted_cue(clip, cued):
     train, validation, test = cued
     options = {"epochs": 8, "batch": 16, "learning_rate": 0.3}
-    detector = DETECTORS["reprogramming"].fit(train, validation, clip=clip, seed=0, **options)
+    detector = Reprogramming.fit(train, validation, clip=clip, seed=0, **options)
     assert detector.history[-1]["loss"] < detector.history[0]["loss"]
     assert metrics.auc(test.labels, detector.score(test)) > 0.9
 
 
 def test_another_face_embedding_can_be_plugged_in(clip, cued, tmp_path, monkeypatch):
-    monkeypatch.setitem(reprogramming.FACES, "colour", lambda clip, crops: crops.images().mean((1, 2)).astype(np.float32))
-    detector = reprogramming.fit(cued[0], cued[1], clip=clip, seed=0, face="colour", **SMALL)
+    monkeypatch.setitem(reprogramming.FACES, "colour", lambda clip, crops: crops.images().mean(
+        (1, 2)).astype(np.float32))
+    detector = Reprogramming.fit(cued[0], cued[1], clip=clip, seed=0, face="colour", **SMALL)
     assert detector.model.projection.shape == (3, 32)
     detector.save(tmp_path)
-    np.testing.assert_array_equal(reprogramming.load(tmp_path, clip).score(cued[2]), detector.score(cued[2]))
+    np.testing.assert_array_equal(
+        Reprogramming.load(tmp_path, clip).score(cued[2]), detector.score(cued[2]))
     monkeypatch.delitem(reprogramming.FACES, "colour")
     with pytest.raises(UserError, match="face must be one of clip, got 'colour'"):
-        reprogramming.load(tmp_path, clip).score(cued[2])
-
-
-def test_the_same_seed_gives_the_same_bits_and_another_does_not(clip, cued, detector):
-    again, other = (reprogramming.fit(cued[0], cued[1], clip=clip, seed=seed, **SMALL) for seed in (0, 1))
-    np.testing.assert_array_equal(again.score(cued[2]), detector.score(cued[2]))
-    assert not np.array_equal(other.score(cued[2]), detector.score(cued[2]))
-
-
-def test_a_saved_detector_scores_the_same_bits(clip, cued, detector, tmp_path):
-    folder = tmp_path / "d"
-    detector.card["threshold"] = 0.25
-    detector.save(folder)
-    loaded = reprogramming.load(folder, clip)
-    np.testing.assert_array_equal(loaded.score(cued[2]), detector.score(cued[2]))
-    assert loaded.card == detector.card and loaded.trainable == detector.trainable
-    assert {path.name for path in folder.iterdir()} == {"reprogram.safetensors", "detector.json"}
-    tensors = load_file(folder / "reprogram.safetensors")
-    save_file({"delta": tensors["delta"]}, folder / "reprogram.safetensors")
-    with pytest.raises(UserError, match="missing: projection"):
-        reprogramming.load(folder, clip)
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"share": 1.0}, "share of the input's side must leave a picture and a border, got 1.0"),
-        ({"share": 0.0}, "share of the input's side must leave a picture and a border, got 0.0"),
-        ({"face": "arc"}, "face must be one of clip, got 'arc'"),
-        ({"flip": True}, "flip is not for reprogram"),
-        ({"epochs": 0}, "epochs must be at least 1, got 0"),
-    ],
-)
-def test_senseless_options_are_refused(clip, cued, options, message):
-    with pytest.raises(UserError, match=message):
-        reprogramming.fit(cued[0], cued[1], clip=clip, seed=0, **options)
+        Reprogramming.load(tmp_path, clip).score(cued[2])

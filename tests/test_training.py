@@ -10,11 +10,12 @@ from torch import nn
 
 from dfnb import UserError
 from dfnb.detectors import training
-from dfnb.detectors.training import Diverged, NoGradient, Schedule, balanced_loss, balanced_rows
+from dfnb.detectors.schedule import Schedule
+from dfnb.detectors.training import Diverged, NoGradient, balanced_loss, balanced_rows
 
 
 class Brightness(nn.Module):
-    """Linear in the mean colours of a 4 x 4 grid of cells; with `unused`, a split that is never used."""
+    """Linear in the mean colours of a 4 x 4 grid; with `unused`, a parameter without effect."""
 
     def __init__(self, unused: bool = False):
         super().__init__()
@@ -32,7 +33,8 @@ class Brightness(nn.Module):
 def fitted(clip, cued):
     """A function that fits a fresh model and returns it with its history."""
 
-    def fit(seed=0, model=None, train=cued[0], validation=cued[1], loss=training.plain_loss, **schedule):
+    def fit(seed=0, model=None, train=cued[0], validation=cued[1], loss=training.plain_loss,
+            **schedule):
         torch.manual_seed(7)
         model = model or Brightness()
         options = {"epochs": 3, "patience": None, "lr": 0.01} | schedule
@@ -47,14 +49,16 @@ def test_the_class_balanced_loss_equals_the_hand_computation():
     logits = torch.tensor([0.0, 0.0, 0.0, math.log(3)])
     labels = torch.tensor([0, 0, 0, 1])
     # reals: -log(1/2) each, mean log 2; the fake: -log(3/4); their mean
-    assert balanced_loss(logits, labels).item() == pytest.approx((math.log(2) + math.log(4 / 3)) / 2)
+    assert balanced_loss(logits, labels).item() == pytest.approx(
+        (math.log(2) + math.log(4 / 3)) / 2)
     assert balanced_loss(logits[:3], labels[:3]).item() == pytest.approx(math.log(2))
 
 
 def test_repeating_one_class_does_not_change_the_balanced_loss():
     logits, labels = torch.tensor([0.3, -1.0, 2.0]), torch.tensor([0, 1, 1])
     often = torch.tensor([0, 0, 0, 0, 1, 2])
-    torch.testing.assert_close(balanced_loss(logits[often], labels[often]), balanced_loss(logits, labels))
+    torch.testing.assert_close(balanced_loss(logits[often], labels[often]),
+                               balanced_loss(logits, labels))
 
 
 def test_batches_are_balanced_and_use_a_class_up_before_repeating_it():
@@ -78,7 +82,8 @@ def test_the_rate_rises_over_the_warm_up_and_falls_to_zero():
 def test_the_rate_can_fall_to_a_floor():
     schedule = Schedule(lr=0.01, floor=0.001, warmup=0.2)
     factors = [schedule.factor(step, 20) for step in range(21)]
-    assert factors[4] == pytest.approx(1.0) and factors[12] == pytest.approx(0.55) and factors[20] == pytest.approx(0.1)
+    assert factors[4] == pytest.approx(1.0) and factors[12] == pytest.approx(
+        0.55) and factors[20] == pytest.approx(0.1)
 
 
 def test_sgd_steps_along_the_gradient_with_momentum(fitted):
@@ -88,9 +93,10 @@ def test_sgd_steps_along_the_gradient_with_momentum(fitted):
 
     def loss(model, inputs, labels):  # the gradient of the bias is 1, of the weights 0
         seen.append(model.linear.bias.item())
-        return model.linear.bias.sum() + 0 * model.linear.weight.sum(), model(inputs)
+        return model.linear.bias.sum() + 0 * model.linear.weight.sum(), model(inputs), {}
 
-    fitted(model=model, loss=loss, optimiser="sgd", lr=0.5, floor=0.5, warmup=0, epochs=1, weight_decay=0)
+    fitted(model=model, loss=loss, optimiser="sgd", lr=0.5, floor=0.5, warmup=0, epochs=1,
+           weight_decay=0)
     assert np.diff(seen) == pytest.approx([-0.5, -0.5 * 1.9])
 
 
@@ -100,7 +106,8 @@ def test_another_loss_is_what_is_minimised(fitted):
 
     (plain, _), (other, history) = fitted(), fitted(loss=swapped)
     assert not torch.equal(plain.linear.weight, other.linear.weight)
-    assert history[-1]["train_auc"] < 0.5  # of the logits that the loss gave, against the true labels
+    # of the logits that the loss gave, against the true labels
+    assert history[-1]["train_auc"] < 0.5
 
 
 def test_steps_are_fixed_whatever_the_amount_of_data():
@@ -119,7 +126,7 @@ def test_the_global_random_state_is_left_alone(fitted, clip):
     torch.manual_seed(5)
     expected = torch.rand(3)
     torch.manual_seed(5)
-    with training.seeded(1, clip):
+    with training.seeded(1, clip.device):
         torch.rand(10)
         assert torch.are_deterministic_algorithms_enabled()
     assert torch.equal(torch.rand(3), expected) and not torch.are_deterministic_algorithms_enabled()
@@ -148,9 +155,8 @@ def test_early_stop_restores_the_best_epoch(fitted, clip, cued, monkeypatch):
 
 
 def test_of_equal_aucs_the_lower_loss_is_better():
-    rows = [
-        {"validation_auc": auc, "validation_loss": loss} for auc, loss in ((0.9, 0.1), (1, 0.5), (1, 0.4))
-    ]
+    rows = [{"validation_auc": auc, "validation_loss": loss}
+            for auc, loss in ((0.9, 0.1), (1, 0.5), (1, 0.4))]
     assert max(rows, key=training.merit) is rows[2]
 
 
@@ -164,9 +170,11 @@ def test_mirroring_changes_training_but_not_prediction(fitted, clip, cued):
 def test_predictions_are_probabilities_in_the_order_of_the_view(clip, cued):
     model = Brightness()
     scores = training.predict(model, cued[2], clip)
-    assert scores.dtype == np.float32 and scores.shape == (32,) and ((scores > 0) & (scores < 1)).all()
+    assert scores.dtype == np.float32 and scores.shape == (32,) and ((scores > 0) &
+                                                                     (scores < 1)).all()
     order = np.random.default_rng(0).permutation(32)
-    np.testing.assert_allclose(training.predict(model, cued[2].select(order), clip), scores[order], atol=1e-6)
+    np.testing.assert_allclose(training.predict(model, cued[2].select(order), clip), scores[order],
+                               atol=1e-6)
 
 
 def test_divergence_is_a_sentence_that_names_the_step(fitted):
@@ -252,7 +260,8 @@ class Costly(torch.autograd.Function):
 
 
 @pytest.mark.parametrize("room", [16, 9, 1])
-def test_a_batch_that_does_not_fit_is_learnt_in_pieces_with_the_same_result(fitted, monkeypatch, room):
+def test_a_batch_that_does_not_fit_is_learnt_in_pieces_with_the_same_result(
+        fitted, monkeypatch, room):
     class Model(Brightness):
         def forward(self, pixels):
             return Costly.apply(super().forward(pixels))
@@ -265,7 +274,8 @@ def test_a_batch_that_does_not_fit_is_learnt_in_pieces_with_the_same_result(fitt
 
     whole, history = fit()
     monkeypatch.setattr(Costly, "room", room)
-    with pytest.warns(UserWarning, match="32 crops at once do not fit into the GPU's memory; going on with 16"):
+    with pytest.warns(UserWarning,
+                      match="32 crops at once do not fit into the GPU's memory; going on with 16"):
         pieces, history_of_pieces = fit()
     torch.testing.assert_close(pieces.linear.weight, whole.linear.weight, rtol=0, atol=1e-6)
     for one, other in zip(history, history_of_pieces, strict=True):
@@ -283,4 +293,5 @@ def test_scores_that_do_not_fit_are_computed_in_halves(fitted, clip, cued, monke
 
     monkeypatch.setattr(model, "forward", small)
     with pytest.warns(UserWarning, match="going on with 4 at once"):
-        np.testing.assert_allclose(training.predict(model, cued[2], clip), expected, rtol=0, atol=1e-6)
+        np.testing.assert_allclose(training.predict(model, cued[2], clip), expected, rtol=0,
+                                   atol=1e-6)

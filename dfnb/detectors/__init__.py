@@ -1,51 +1,37 @@
-"""The detectors of the study: crops with labels come in, a fitted detector with scores goes out.
+"""Detectors: crops come in, a fitted `Detector` that scores each crop goes out.
 
-`DETECTORS` maps a name to a module with `fit(train, validation, *, clip, seed, **options)`, which
-returns a `Detector`, and `load(folder, clip)`. Open `probe.py` first, the smallest one.
-`training.py` holds the loop of all that train by gradients, `base.py` saving and loading.
+Open `base` first: it holds all that detectors share and names what each one states itself. Then
+`probe` for one without gradients, or `lora` and `training` for one that trains by them.
+A new detector is one file in this folder and one line in `CLASSES`.
 """
 
 from importlib import import_module
 from pathlib import Path
-from typing import Protocol
-
-import numpy as np
 
 from dfnb import UserError
-from dfnb.detectors import base
+from dfnb.detectors.base import Detector, read_metadata
 from dfnb.models.clip import Clip
 
-NAMES = (
-    "probe",
-    "lora",
-    "full",
-    "layernorm",
-    "prompt",
-    "reprogramming",
-    "zero_shot",
-    "neighbours",
-    "components",
-    "multimodal",
-    "baselines",
-)
-DETECTORS = {name: import_module(f"dfnb.detectors.{name}") for name in NAMES}
-
-
-class Detector(Protocol):
-    """A fitted detector."""
-
-    trainable: int  # number of trained parameters
-    history: list[dict]  # one row per epoch or candidate
-    card: dict  # options and whatever else is to be kept, e.g. "threshold"; all JSON
-
-    def score(self, crops) -> np.ndarray: ...  # (n,) float32, probability of fake per frame
-
-    def save(self, folder: Path) -> None: ...  # safetensors and JSON, never pickle
+CLASSES = {  # the module's name -> its class
+    "probe": "Probe",
+    "lora": "Lora",
+    "full": "Full",
+    "layernorm": "LayerNorm",
+    "prompt": "Prompt",
+    "reprogramming": "Reprogramming",
+    "zero_shot": "ZeroShot",
+    "neighbours": "Neighbours",
+    "components": "Components",
+    "multimodal": "Multimodal",
+    "baselines": "Baseline",
+}
+DETECTORS: dict[str, type[Detector]] = {
+    name: getattr(import_module(f"dfnb.detectors.{name}"), kind) for name, kind in CLASSES.items()}
 
 
 def load(folder: Path, clip: Clip) -> Detector:
-    """Return the detector in a folder, by the name that its metadata holds."""
-    name = base.peek(folder)["detector"]
+    """Return the detector that was saved in a folder, whichever it is."""
+    name = read_metadata(folder)["detector"]
     if name not in DETECTORS:
         raise UserError(f"{folder} was fitted by {name!r}, which is none of {', '.join(DETECTORS)}")
     return DETECTORS[name].load(folder, clip)

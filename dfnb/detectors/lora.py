@@ -1,185 +1,115 @@
-"""LoRA on the image tower: y = W x + (alpha / rank) B A x for q and v of the last blocks."""
+"""LoRA on the image encoder: y = W x + (alpha / rank) B A x for q and v of the last blocks."""
 
-import dataclasses
-import json
-import warnings
 from pathlib import Path
+from typing import Self
 
 import numpy as np
 import peft
-import safetensors.torch
 import torch
 from torch import nn
 
 from dfnb import UserError, files
-from dfnb.detectors import training
-from dfnb.detectors.base import (
-    ADAPTER,
-    card,
-    check_keys,
-    read_card,
-    read_tensors,
-    write_adapter,
-    write_card,
-)
-from dfnb.detectors.training import Schedule
+from dfnb.detectors import tuning
+from dfnb.detectors.base import Detector
+from dfnb.detectors.schedule import Schedule
+from dfnb.detectors.tuning import Classifier
 from dfnb.models.clip import Clip, Reader
-from dfnb.models.encoder import leave
-
-HEAD = "head.safetensors"
 
 
-def adapt(tower: nn.Module, *, rank: int, alpha: float, dropout: float, blocks: int) -> peft.PeftModel:
-    """Wrap q and v of the last `blocks` blocks with LoRA (Hu et al., 2021, eq. 3); freeze the rest.
+class Lora(Detector):
+    """An adapted encoder and its head. `trainable` = 2 * 2 * rank * width * blocks + width + 1."""
 
-    B starts at zero, so adapting does not change the tower's output until a step is taken.
-    """
-    layers = len(tower.encoder.layers)
-    config = peft.LoraConfig(
-        task_type=None,  # FEATURE_EXTRACTION expects a text model
-        target_modules=["q_proj", "v_proj"],
-        layers_to_transform=list(range(layers - blocks, layers)),
-        r=rank,
-        lora_alpha=alpha,
-        lora_dropout=dropout,
-    )
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)  # PEFT reads an attribute that transformers renames
-        return peft.get_peft_model(tower, config)
+    name = "lora"
+    head = "head"
 
+    @classmethod
+    def fit(cls, train, validation, *, clip: Clip, seed: int = 0, rank: int = 8,
+            alpha: float = 64, dropout: float = 0.05, blocks: int | None = None,
+            learning_rate: float = 1e-3, batch: int = 32, epochs: int = 4,
+            patience: int | None = 2, steps: int | None = None, weight_decay: float = 0.01,
+            warmup: float = 0.1, flip: bool = False, prefix: bool = True) -> Self:
+        """Train q and v of the last `blocks` blocks (None: all) and a head; keep the best epoch.
 
-class Classifier(nn.Module):
-    """The adapted blocks and a linear head on the pooled feature.
+        With `prefix` the activations of the frozen blocks are computed once and kept on disk, for
+        this run and all others on the same crops. `flip` needs them anew for mirrored crops and
+        switches that off.
+        """
+        plan = Schedule(lr=learning_rate, batch=batch, epochs=epochs, patience=patience,
+                        steps=steps, weight_decay=weight_decay, warmup=warmup, flip=flip)
+        options = {"rank": rank, "alpha": alpha, "dropout": dropout,
+                   "blocks": clip.layers if blocks is None else blocks,
+                   "prefix": prefix and not flip}
+        return cls(clip, options, seed=seed).learn(train, validation, plan, seed)
 
-    Takes the activations (n, tokens, width) that enter the first adapted block, gives logits of fake (n,).
-    The blocks before it are frozen, the same for every run, and no part of the model.
-    """
+    @staticmethod
+    def build(clip: Clip, options: dict) -> Classifier:
+        """Return the adapted blocks under a new head.
 
-    def __init__(self, clip: Clip, *, rank: int, alpha: float, dropout: float, blocks: int):
-        super().__init__()
-        self.block = clip.layers - blocks
-        self.tower = adapt(clip.vision_tower(), rank=rank, alpha=alpha, dropout=dropout, blocks=blocks)
-        self.head = nn.Linear(clip.width, 1)
-        self.to(clip.device)
+        The model takes the activations that enter the first adapted block. The blocks before it
+        are frozen and the same for every run.
+        """
+        shape = {name: options[name] for name in ("rank", "alpha", "dropout", "blocks")}
+        _check(clip, **shape)
+        adapted = adapt(clip.trainable_encoder(), **shape)
+        return Classifier(clip, adapted, clip.layers - shape["blocks"])
 
-    def pool(self, hidden: torch.Tensor) -> torch.Tensor:
-        return leave(self.tower.get_base_model(), hidden, self.block)
+    def reader(self, view) -> Reader:
+        """Return what maps rows of a view to the activations that enter the model."""
+        keep = self.options["prefix"] and self.cache_prefix
+        return self.clip.hidden_reader(view, self.model.block, keep=keep)
 
-    def forward(self, hidden: torch.Tensor) -> torch.Tensor:
-        return self.head(self.pool(hidden)).squeeze(-1)
+    @property
+    def encoder(self) -> nn.Module:
+        """The adapted encoder, with its frozen blocks."""
+        return self.model.vision
 
-
-class Lora:
-    """An adapted tower and its head. `trainable` = 2 * 2 * rank * width * blocks + width + 1."""
-
-    def __init__(self, clip: Clip, model: Classifier, card: dict):
-        self.clip, self.model, self.card = clip, model.eval(), card
-        self.trainable, self.history = card["trainable"], card["history"]
-
-    def score(self, crops) -> np.ndarray:
-        """(n,) float32, probability of fake per frame."""
-        return training.predict(self.model, crops, self.clip, read=self._read(crops))
+    def logit_of_pooled(self, pooled: torch.Tensor) -> torch.Tensor:
+        """Return the head's logits (n,)."""
+        return self.model.logit(pooled)
 
     def features(self, crops) -> np.ndarray:
-        """(n, width) float32, the pooled features that the head sees."""
-        return training.features(self.model, crops, self.clip, read=self._read(crops))
+        """Return the pooled features (n, width) float32 that the head takes."""
+        return tuning.features(self, crops)
 
-    def _read(self, crops) -> Reader:
-        return self.clip.hidden_reader(crops, self.model.block, keep=self.card["options"]["prefix"])
+    def save_model(self, folder: Path) -> None:
+        """Write adapter/ as PEFT does, and the head."""
+        tuning.save(self.model, folder)
 
-    def save(self, folder: Path) -> None:
-        """Write adapter/ as PEFT does, the head, last the card."""
-        write_adapter(folder, self.model.tower)
-        files.atomic_write(Path(folder) / HEAD, safetensors.torch.save(self.model.head.state_dict()))
-        write_card(folder, self.card)
+    def load_model(self, folder: Path) -> None:
+        """Read adapter and head; PEFT's configuration must say what the metadata says."""
+        _check_config(folder / tuning.CONFIG, self.model.encoder.peft_config["default"])
+        tuning.load(self.model, folder)
 
 
-def fit(
-    train,
-    validation,
-    *,
-    clip: Clip,
-    seed: int,
-    rank: int = 8,
-    alpha: float = 64,
-    dropout: float = 0.05,
-    blocks: int | None = None,
-    learning_rate: float = 1e-3,
-    batch: int = 32,
-    epochs: int = 4,
-    patience: int | None = 2,
-    steps: int | None = None,
-    weight_decay: float = 0.01,
-    warmup: float = 0.1,
-    flip: bool = False,
-    prefix: bool = True,
-) -> Lora:
-    """Train q and v of the last `blocks` blocks (None: all) and a head; keep the best epoch on validation.
+def adapt(encoder: nn.Module, *, rank: int, alpha: float, dropout: float,
+          blocks: int) -> peft.PeftModel:
+    """Wrap q and v of the last `blocks` blocks with LoRA (Hu et al., 2021, eq. 3).
 
-    With `prefix` the activations of the frozen blocks are computed once and kept on disk, for this run and
-    all others on the same crops; `flip` needs them anew for mirrored crops and switches that off.
+    B starts at zero, so adapting does not change the encoder's output until a step is taken.
     """
-    blocks = clip.layers if blocks is None else blocks
-    _check(clip, rank=rank, alpha=alpha, dropout=dropout, blocks=blocks)
-    schedule = Schedule(
-        epochs=epochs,
-        batch=batch,
-        lr=learning_rate,
-        weight_decay=weight_decay,
-        warmup=warmup,
-        patience=patience,
-        steps=steps,
-        flip=flip,
-    )
-    shape = {"rank": rank, "alpha": alpha, "dropout": dropout, "blocks": blocks}
-    with training.seeded(seed, clip):
-        model = Classifier(clip, **shape)
-    detector = Lora(clip, model, {"trainable": 0, "history": [], "options": {"prefix": prefix and not flip}})
-    history = training.fit(
-        model, train, validation, clip=clip, schedule=schedule, seed=seed, reader=detector._read
-    )
-    options = (
-        shape | {"prefix": prefix and not flip, "seed": seed} | {"schedule": dataclasses.asdict(schedule)}
-    )
-    return Lora(clip, model, card("lora", clip, training.trainable(model), history, **options))
-
-
-def load(folder: Path, clip: Clip) -> Lora:
-    """The detector that `save` wrote, on the CLIP it was fitted on; PEFT would only warn of missing keys."""
-    about = read_card(folder, "lora", clip)
-    shape = {name: about["options"][name] for name in ("rank", "alpha", "dropout", "blocks")}
-    _check(clip, **shape)
-    with training.seeded(0, clip):
-        model = Classifier(clip, **shape)
-    adapter = Path(folder) / ADAPTER
-    _check_config(adapter / "adapter_config.json", model.tower.peft_config["default"])
-    weights = read_tensors(adapter / "adapter_model.safetensors")
-    check_keys(f"the adapter in {folder}", weights, peft.get_peft_model_state_dict(model.tower))
-    peft.set_peft_model_state_dict(model.tower, weights)
-    head = read_tensors(Path(folder) / HEAD)
-    check_keys(f"the head in {folder}", head, model.head.state_dict())
-    model.head.load_state_dict(head)
-    return Lora(clip, model, about)
-
-
-def _check_config(path: Path, expected: peft.LoraConfig) -> None:
-    """The PEFT configuration must say what the card says, or dfnb and plain PEFT would score differently."""
-    try:
-        found = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path} cannot be read: {error}") from error
-    wanted = expected.to_dict() | {"target_modules": sorted(expected.target_modules)}
-    for name in ("r", "lora_alpha", "target_modules", "layers_to_transform"):
-        if found.get(name) != wanted[name]:
-            raise UserError(f"{path} says {name} = {found.get(name)!r}, the card beside it {wanted[name]!r}")
+    layers = len(encoder.encoder.layers)
+    return tuning.adapt(encoder, peft.LoraConfig(
+        task_type=None,  # FEATURE_EXTRACTION expects a text model
+        target_modules=["q_proj", "v_proj"], r=rank, lora_alpha=alpha, lora_dropout=dropout,
+        layers_to_transform=list(range(layers - blocks, layers))))
 
 
 def _check(clip: Clip, *, rank: int, alpha: float, dropout: float, blocks: int) -> None:
     if not 1 <= rank <= clip.width:
-        raise UserError(f"rank must lie between 1 and the tower's width {clip.width}, got {rank}")
+        raise UserError(f"rank must lie between 1 and the encoder's width {clip.width}, got {rank}")
     if not alpha > 0:
         raise UserError(f"alpha must be positive, got {alpha}")
     if not 0 <= dropout < 1:
         raise UserError(f"dropout must lie in [0, 1), got {dropout}")
     if not 1 <= blocks <= clip.layers:
-        raise UserError(f"blocks must lie between 1 and the tower's {clip.layers}, got {blocks}")
+        raise UserError(f"blocks must lie between 1 and the encoder's {clip.layers}, got {blocks}")
+
+
+def _check_config(path: Path, expected: peft.LoraConfig) -> None:
+    """Raise UserError where plain PEFT would score otherwise than the metadata says."""
+    config, wanted = files.read_json(path), expected.to_dict()
+    wanted["target_modules"] = sorted(wanted["target_modules"])
+    for name in ("r", "lora_alpha", "target_modules", "layers_to_transform"):
+        if config.get(name) != wanted[name]:
+            raise UserError(f"{path} says {name} = {config.get(name)!r}, the metadata beside it "
+                            f"{wanted[name]!r}; save the detector again")

@@ -1,11 +1,12 @@
-"""The one fit loop: balanced batches, warm-up and cosine, early stop on validation AUC, the same bits."""
+"""Fit a detector: balanced batches, warm-up and cosine, early stop on validation, the same bits.
+
+All detectors that train by gradients use this one loop.
+"""
 
 import contextlib
 import itertools
-import math
 import os
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 
 import numpy as np
@@ -15,6 +16,7 @@ from torch import nn
 from tqdm import tqdm
 
 from dfnb import UserError
+from dfnb.detectors.schedule import Schedule
 from dfnb.evaluation import metrics
 from dfnb.models.clip import Clip, Reader
 from dfnb.models.device import Pieces
@@ -30,64 +32,12 @@ class NoGradient(UserError):
     """A parameter that should train is not part of the computation."""
 
 
-@dataclass(frozen=True)
-class Schedule:
-    """How long and how fast to train.
-
-    `epochs` counts validations. With `steps` that many gradient steps are spread evenly over them, whatever
-    the amount of data; else an epoch shows as many crops as there are. `warmup` is a share of all steps;
-    `flip` mirrors half of the crops; `patience` epochs without a better one end it (None: never).
-    `floor` is the learning rate at the end; `optimiser`: "adamw" or "sgd", the latter with momentum 0.9.
-    """
-
-    epochs: int = 4
-    batch: int = 32
-    lr: float = 1e-3
-    weight_decay: float = 0.01
-    warmup: float = 0.1
-    patience: int | None = 2
-    steps: int | None = None
-    flip: bool = False
-    floor: float = 0.0
-    optimiser: str = "adamw"
-
-    def __post_init__(self):
-        for name, least in (("epochs", 1), ("batch", 2), ("patience", 1), ("steps", self.epochs)):
-            value = getattr(self, name)
-            if value is not None and value < least:
-                raise UserError(f"{name} must be at least {least}, got {value}")
-        if not (self.lr > 0 and math.isfinite(self.lr)):
-            raise UserError(f"learning_rate must be a positive number, got {self.lr}")
-        if self.weight_decay < 0:
-            raise UserError(f"weight_decay must be at least 0, got {self.weight_decay}")
-        if not 0 <= self.floor <= self.lr:
-            raise UserError(f"floor must lie between 0 and the learning rate {self.lr:g}, got {self.floor}")
-        if self.optimiser not in ("adamw", "sgd"):
-            raise UserError(f"optimiser must be adamw or sgd, got {self.optimiser!r}")
-        if not 0 <= self.warmup < 1:
-            raise UserError(f"warmup is a share of all steps and must lie in [0, 1), got {self.warmup}")
-
-    def lengths(self, crops: int) -> list[int]:
-        """Gradient steps of each epoch for so many training crops."""
-        if self.steps is None:
-            return [math.ceil(crops / self.batch)] * self.epochs
-        ends = [round(self.steps * epoch / self.epochs) for epoch in range(self.epochs + 1)]
-        return [after - before for before, after in zip(ends, ends[1:], strict=False)]
-
-    def factor(self, step: int, total: int) -> float:
-        """Share of `lr` at a step: a linear rise over the warm-up, then half a cosine down to `floor`."""
-        rise = round(self.warmup * total)
-        if step < rise:
-            return (step + 1) / (rise + 1)
-        least, fall = self.floor / self.lr, (step - rise) / max(1, total - rise)
-        return least + (1 - least) * 0.5 * (1 + math.cos(math.pi * fall))
-
-
 @contextlib.contextmanager
-def seeded(seed: int, clip: Clip) -> Iterator[None]:
-    """Draw initialisation and dropout from `seed`, with deterministic kernels; put the state before back."""
+def seeded(seed: int, device: torch.device) -> Iterator[None]:
+    """Draw from `seed` with deterministic kernels; restore both states afterwards."""
     before = torch.are_deterministic_algorithms_enabled()
-    with torch.random.fork_rng(devices=[torch.cuda.current_device()] if clip.device.type == "cuda" else []):
+    devices = [torch.cuda.current_device()] if device.type == "cuda" else []
+    with torch.random.fork_rng(devices=devices):
         torch.manual_seed(seed)
         torch.use_deterministic_algorithms(True)
         try:
@@ -96,202 +46,225 @@ def seeded(seed: int, clip: Clip) -> Iterator[None]:
             torch.use_deterministic_algorithms(before)
 
 
-def balanced_loss(logits: torch.Tensor, labels: torch.Tensor, sizes: torch.Tensor | None = None) -> torch.Tensor:
-    """Mean over the classes present of their mean cross-entropy; logits of fake (n,), labels (n,) 0 or 1.
+def balanced_loss(logits: torch.Tensor, labels: torch.Tensor,
+                  sizes: torch.Tensor | None = None) -> torch.Tensor:
+    """Return the mean cross-entropy of each class present, averaged over the classes.
 
-    `sizes` (2,) of the classes in a batch: then this is the share of the loss that some of its crops have.
+    `logits` of fake (n,), `labels` (n,) 0 or 1. With `sizes` (2,), the numbers of reals and fakes
+    in a whole batch, the result is the share of the batch's loss that these crops have.
     """
     losses = F.binary_cross_entropy_with_logits(logits, labels.to(logits.dtype), reduction="none")
     sizes = torch.bincount(labels, minlength=2) if sizes is None else sizes
     return (losses / sizes[labels]).sum() / (sizes > 0).sum()
 
 
-def plain_loss(model: nn.Module, inputs, labels: torch.Tensor, sizes: torch.Tensor | None = None) -> tuple:
-    """The class-balanced cross-entropy of a model's logits of fake (n,), and these logits as float32."""
+def plain_loss(model: nn.Module, inputs, labels: torch.Tensor,
+               sizes: torch.Tensor | None = None) -> tuple[torch.Tensor, torch.Tensor, dict]:
+    """Return the class-balanced loss, the model's logits of fake (n,) as float32, and no terms."""
     logits = model(inputs).float()
-    return balanced_loss(logits, labels, sizes), logits
+    return balanced_loss(logits, labels, sizes), logits, {}
 
 
-def balanced_rows(labels: np.ndarray, batch: int, generator: np.random.Generator) -> Iterator[np.ndarray]:
-    """Endless batches of rows, half real, half fake (the odd one); a class used up is shuffled anew."""
-    streams = [_endless(np.flatnonzero(labels == label), generator) for label in (0, 1)]
+def balanced_rows(labels: np.ndarray, batch: int, rng: np.random.Generator) -> Iterator[np.ndarray]:
+    """Yield batches of rows without end: half real, half fake (the odd one is fake).
+
+    All crops of a class are drawn once before any of them is drawn again.
+    """
+    streams = [_endless(np.flatnonzero(labels == label), rng) for label in (0, 1)]
     while True:
         yield np.array([next(streams[at >= batch // 2]) for at in range(batch)])
 
 
-def _endless(rows: np.ndarray, generator: np.random.Generator) -> Iterator[int]:
+def _endless(rows: np.ndarray, rng: np.random.Generator) -> Iterator[int]:
     while True:
-        yield from generator.permutation(rows)
+        yield from rng.permutation(rows)
 
 
-def _batches(view, read: Reader, schedule: Schedule, seed: int) -> Iterator[tuple]:
-    """Endless (inputs, labels); with `schedule.flip` every other crop, drawn at random, is mirrored."""
-    labels, generator = np.asarray(view.labels), np.random.default_rng(seed)
-    for rows in balanced_rows(labels, schedule.batch, generator):
-        flip = generator.random(len(rows)) < 0.5 if schedule.flip else None
+def crop_batches(view, read: Reader, schedule: Schedule, seed: int) -> Iterator[tuple]:
+    """Yield (inputs, labels) without end; `schedule.flip` mirrors crops with chance one half."""
+    labels, rng = np.asarray(view.labels), np.random.default_rng(seed)
+    for rows in balanced_rows(labels, schedule.batch, rng):
+        flip = rng.random(len(rows)) < 0.5 if schedule.flip else None
         yield read(rows, flip), torch.from_numpy(labels[rows].astype(np.int64))
 
 
 def predict(model: nn.Module, view, clip: Clip, *, read: Reader | None = None) -> np.ndarray:
-    """float32 (n,): the probability of fake of each crop, without dropout."""
-    return _apply(model, lambda inputs: torch.sigmoid(model(inputs).float()), view, clip, read)
+    """Return the probability of fake (n,) float32 of each crop, without dropout."""
+    return apply(model, lambda inputs: torch.sigmoid(model(inputs).float()), view, clip, read)
 
 
-def features(model: nn.Module, view, clip: Clip, *, read: Reader | None = None) -> np.ndarray:
-    """float32 (n, width): what enters the head of a `model` that has `pool`, without dropout."""
-    return _apply(model, lambda inputs: model.pool(inputs).float(), view, clip, read, clip.width)
+def apply(model: nn.Module, compute: Callable, view, clip: Clip, read: Reader | None = None,
+          *width: int) -> np.ndarray:
+    """Return what `compute` gives for the crops (n, *width) float32, with the model not training.
 
-
-def _apply(model: nn.Module, of: Callable, view, clip: Clip, read: Reader | None, *width: int) -> np.ndarray:
-    """float32 (n, *width): `of` the crops, step by step, with the model in evaluation mode."""
-    read, pieces = read or clip.pixel_reader(view), clip.pieces()
-    was, found = model.training, np.empty((len(view), *width), np.float32)
+    `read` maps rows of the view to the inputs of `compute`; the default reads pixels.
+    """
+    read, training = read or clip.pixel_reader(view), model.training
+    results = np.empty((len(view), *width), np.float32)
     model.eval()
     with torch.inference_mode(), clip.precision():
-        for rows, values in pieces.of(np.arange(len(view)), lambda rows: of(read(rows)).cpu()):
-            found[rows] = values.numpy()
-    model.train(was)
-    return found
+        every = np.arange(len(view))
+        for rows, values in clip.pieces().of(every, lambda rows: compute(read(rows)).cpu()):
+            results[rows] = values.numpy()
+    model.train(training)
+    return results
 
 
 def trainable(model: nn.Module) -> int:
-    """How many values `fit` trains."""
+    """Return the number of values that `fit` trains."""
     return sum(value.numel() for value in model.parameters() if value.requires_grad)
 
 
-def fit(
-    model: nn.Module,
-    train,
-    validation,
-    *,
-    clip: Clip,
-    schedule: Schedule,
-    seed: int,
-    reader: Callable[..., Reader] | None = None,
-    loss: Callable = plain_loss,
-) -> list[dict]:
-    """Train the parameters that require a gradient; leave those of the best validation AUC in the model.
+def decayed(trained: dict[str, nn.Parameter], schedule: Schedule) -> torch.optim.Optimizer:
+    """Return the schedule's optimiser; gains, biases and other vectors are not decayed."""
+    groups = [{"params": [value for value in trained.values() if (value.ndim > 1) == matrix],
+               "weight_decay": decay}
+              for matrix, decay in ((True, schedule.weight_decay), (False, 0.0))]
+    if schedule.optimiser == "sgd":
+        return torch.optim.SGD(groups, lr=schedule.lr, momentum=0.9)
+    return torch.optim.AdamW(groups, lr=schedule.lr, fused=True)
 
-    The model maps what `reader(view)` reads (default `clip.pixel_reader`) to logits of fake (n,);
-    `loss(model, inputs, labels)` gives what is minimised and these logits, as float32. The AUC is of frames, not
-    videos: ten validation videos are too few to tell epochs apart; the lower loss breaks ties.
-    Returns one row per epoch: epoch, steps, loss, train_auc (of the batches as they were learnt from),
-    validation_auc, validation_loss, best. Raises `Diverged`, `NoGradient`, `UserError` if a class is absent.
+
+def fit(model: nn.Module, train, validation, *, clip: Clip, schedule: Schedule, seed: int,
+        reader: Callable | None = None, loss: Callable = plain_loss,
+        score: Callable | None = None, batches: Iterator[tuple] | None = None,
+        examples: int | None = None, optimiser: Callable = decayed) -> list[dict]:
+    """Train the parameters that require a gradient; leave those of the best epoch in the model.
+
+    `loss(model, inputs, labels)` returns the value to minimise, a score of fake for each label, and
+    a dict of terms to report. `batches` yields (inputs, labels); an epoch has `examples` of them.
+    `score(view)` returns the probabilities of the validation crops. By default the model maps what
+    `reader(view)` reads (pixels) to logits of fake (n,), an example is a crop, and vectors are not
+    decayed. The AUC is of frames: ten validation videos are too few to tell epochs apart.
+
+    Returns one row per epoch: epoch, steps, loss, the terms, train_auc (of the batches before each
+    step), validation_auc, validation_loss, best. Raises `Diverged`, `NoGradient`, and `UserError`
+    where a class is absent.
     """
     check_classes(training=train, validation=validation)
     reader = reader or clip.pixel_reader
-    trained = {name: value for name, value in model.named_parameters() if value.requires_grad}
-    batches, check = _batches(train, reader(train), schedule, seed), reader(validation)
-    lengths, history, best = schedule.lengths(len(train)), [], {}
-    optimiser, rates = _optimiser(trained, schedule, sum(lengths))
-    pieces = Pieces(schedule.batch)
-    with seeded(seed, clip), tqdm(total=sum(lengths), desc="training", disable=None, leave=False) as bar:
+    batches = batches or crop_batches(train, reader(train), schedule, seed)
+    score = score or partial(predict, model, clip=clip, read=reader(validation))
+    lengths, history, best = schedule.lengths(examples or len(train)), [], {}
+    loop = _Loop(model, clip, schedule, loss, optimiser, sum(lengths))
+    with seeded(seed, clip.device), loop.bar:
         for epoch, length in enumerate(lengths, start=1):
             row = {"epoch": epoch, "steps": sum(lengths[:epoch])}
-            todo = itertools.islice(batches, length)
-            row |= _learn(model.train(), trained, todo, optimiser, rates, clip, bar, pieces, loss)
-            scores = predict(model, validation, clip, read=check)
-            _check_finite("a validation score", scores, rates)
-            row |= judge(scores, validation.labels)
-            history.append(row)
+            row |= loop.learn(itertools.islice(batches, length))
+            scores = score(validation)
+            loop.check_finite("a validation score", scores)
+            history.append(row | judge(scores, validation.labels))
             best_row = max(history, key=merit)
-            if best_row is row:
-                best = {name: value.detach().clone() for name, value in trained.items()}
+            if best_row is history[-1]:
+                best = {name: value.detach().clone() for name, value in loop.trained.items()}
             if schedule.patience is not None and epoch - best_row["epoch"] >= schedule.patience:
                 break
     with torch.no_grad():
-        for name, value in trained.items():
+        for name, value in loop.trained.items():
             value.copy_(best[name])
     model.eval()
-    return [row | {"best": row is best_row} for row in history]
+    return mark_best(history)
 
 
-def _learn(model, trained, batches, optimiser, rates, clip, bar, pieces, minimised) -> dict:
-    """One gradient step per batch; the mean loss, and the AUC of the logits as they were before each step."""
-    losses, logits_seen, labels_seen = [], [], []
-    for inputs, labels in batches:
-        loss, logits = _gradient(model, inputs, labels, optimiser, clip, pieces, minimised)
-        _check_finite("the loss", loss, rates)
-        if idle := [name for name, value in trained.items() if value.grad is None]:
-            raise NoGradient(f"{len(idle)} trainable parameters get no gradient: {', '.join(idle[:5])}")
-        optimiser.step()
-        rates.step()
-        losses.append(loss.item())
-        logits_seen.append(logits.cpu())
-        labels_seen.append(labels)
-        bar.update()
-    seen = torch.cat(labels_seen).numpy(), torch.cat(logits_seen).numpy()
-    return {"loss": float(np.mean(losses)), "train_auc": metrics.auc(*seen)}
+class _Loop:
+    """The gradient steps of one model."""
 
+    def __init__(self, model: nn.Module, clip: Clip, schedule: Schedule, loss: Callable,
+                 optimiser: Callable, total: int):
+        self.model, self.clip, self.loss = model, clip, loss
+        self.trained = {name: value for name, value in model.named_parameters()
+                        if value.requires_grad}
+        self.optimiser = optimiser(self.trained, schedule)
+        self.rates = torch.optim.lr_scheduler.LambdaLR(
+            self.optimiser, lambda step: schedule.factor(step, total))
+        self.pieces = Pieces(schedule.batch)
+        self.bar = tqdm(total=total, desc="training", disable=None, leave=False)
 
-def _gradient(model, inputs, labels, optimiser, clip, pieces: Pieces, minimised) -> tuple[torch.Tensor, torch.Tensor]:
-    """Loss and logits (n,) of one batch, its gradient in the parameters: summed over pieces that fit into memory.
+    def learn(self, batches: Iterator[tuple]) -> dict:
+        """Take a step per batch; return the mean loss and terms, and the AUC before each step."""
+        self.model.train()
+        reports, scores_seen, labels_seen = [], [], []
+        for inputs, labels in batches:
+            loss, scores, terms = self.gradient(inputs, labels)
+            self.check_finite("the loss", loss)
+            if idle := [name for name, value in self.trained.items() if value.grad is None]:
+                raise NoGradient(f"{len(idle)} trainable parameters get no gradient: "
+                                 f"{', '.join(idle[:5])}")
+            self.optimiser.step()
+            self.rates.step()
+            reports.append({name: value.item() for name, value in ({"loss": loss} | terms).items()})
+            scores_seen.append(scores.cpu())
+            labels_seen.append(labels)
+            self.bar.update()
+        means = {name: float(np.mean([report[name] for report in reports])) for name in reports[0]}
+        return means | {"train_auc": metrics.auc(torch.cat(labels_seen).numpy(),
+                                                 torch.cat(scores_seen).numpy())}
 
-    Pieces change the gradient by rounding alone, but for dropout, whose draws come in another order. Only the plain
-    loss is a sum over crops: another one, that may compare them, takes the batch whole.
-    """
-    sizes, plain = torch.bincount(labels, minlength=2).to(clip.device), minimised is plain_loss
-    of = partial(plain_loss, sizes=sizes) if plain else minimised
-    while True:
-        optimiser.zero_grad()
-        try:
-            parts = [_share(of, model, _cut(inputs, rows), labels[rows], clip) for rows in pieces.slices(len(labels))]
-        except torch.OutOfMemoryError as error:
-            if not plain:
-                raise
-            pieces.halve(len(labels), error)
-            continue
-        return sum(loss for loss, _ in parts), torch.cat([logits for _, logits in parts])
+    def gradient(self, inputs, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, dict]:
+        """Return loss, scores and terms of one batch; leave its gradient in the parameters.
+
+        The plain loss is a sum over crops, so its gradient is summed over pieces that fit into
+        memory. The pieces change it by rounding alone, and the order of dropout's draws. Another
+        loss may compare crops and takes the whole batch.
+        """
+        if self.loss is not plain_loss:
+            self.optimiser.zero_grad()
+            return self.backward(self.loss, inputs, labels)
+        sizes = torch.bincount(labels, minlength=2).to(self.clip.device)
+        while True:
+            self.optimiser.zero_grad()
+            try:
+                parts = [self.backward(partial(plain_loss, sizes=sizes), _cut(inputs, rows),
+                                       labels[rows]) for rows in self.pieces.slices(len(labels))]
+            except torch.OutOfMemoryError as error:
+                self.pieces.halve(len(labels), error)
+                continue
+            losses, logits, _ = zip(*parts, strict=True)
+            return sum(losses), torch.cat(logits), {}
+
+    def backward(self, loss: Callable, inputs, labels: torch.Tensor) -> tuple:
+        """Add the gradient of some crops; return their loss, scores and terms."""
+        with self.clip.precision():
+            value, scores, terms = loss(self.model, inputs, labels.to(self.clip.device))
+        value.backward()
+        return value.detach(), scores.detach(), terms
+
+    def check_finite(self, what: str, values) -> None:
+        """Raise `Diverged` where a value is infinite or NaN."""
+        values = torch.as_tensor(values).detach()
+        if len(wrong := values[~torch.isfinite(values)].flatten()):
+            raise Diverged(f"training diverged at step {self.rates.last_epoch + 1}: {what} is "
+                           f"{wrong[0].item()}; lower learning_rate (it was "
+                           f"{self.rates.base_lrs[0]:g}) or alpha")
 
 
 def _cut(inputs, rows: slice):
-    """Some crops of a batch; a model may take several tensors."""
+    """Return some crops of a batch; a model may take several tensors."""
     return tuple(part[rows] for part in inputs) if isinstance(inputs, tuple) else inputs[rows]
 
 
-def _share(minimised, model, inputs, labels, clip) -> tuple[torch.Tensor, torch.Tensor]:
-    with clip.precision():
-        loss, logits = minimised(model, inputs, labels.to(clip.device))
-    loss.backward()
-    return loss.detach(), logits.detach()
-
-
 def judge(scores: np.ndarray, labels: np.ndarray) -> dict:
-    """AUC of frames and class-balanced cross-entropy of probabilities of fake (n,) on the validation part."""
+    """Return AUC and class-balanced cross-entropy of probabilities of fake (n,) on validation."""
     logits = torch.logit(torch.tensor(scores, dtype=torch.float64), eps=1e-7)
     loss = balanced_loss(logits, torch.tensor(labels))
     return {"validation_auc": metrics.auc(labels, scores), "validation_loss": float(loss)}
 
 
 def merit(row: dict) -> tuple[float, float]:
-    """What is best on validation: the largest AUC, and of equals the smallest loss."""
+    """Return the key that is largest for the best row: the AUC, among equals the lower loss."""
     return row["validation_auc"], -row["validation_loss"]
 
 
-def _check_finite(what: str, values: torch.Tensor | np.ndarray, rates) -> None:
-    if not (finite := torch.isfinite(torch.as_tensor(values).detach())).all():
-        value = torch.as_tensor(values).detach()[~finite].flatten()[0].item()
-        raise Diverged(
-            f"training diverged at step {rates.last_epoch + 1}: {what} is {value}; "
-            f"lower learning_rate (it was {rates.base_lrs[0]:g}) or alpha"
-        )
+def mark_best(history: Sequence[dict]) -> list[dict]:
+    """Return the rows with `best`: true for the first of the best rows, false for all others."""
+    best = max(history, key=merit)
+    return [row | {"best": row is best} for row in history]
 
 
-def _optimiser(trained: dict, schedule: Schedule, total: int):
-    """The optimiser and its rate; gains, biases and other vectors are not decayed."""
-    groups = [
-        {"params": [value for value in trained.values() if (value.ndim > 1) == matrix], "weight_decay": decay}
-        for matrix, decay in ((True, schedule.weight_decay), (False, 0.0))
-    ]
-    if schedule.optimiser == "sgd":
-        optimiser = torch.optim.SGD(groups, lr=schedule.lr, momentum=0.9)
-    else:
-        optimiser = torch.optim.AdamW(groups, lr=schedule.lr, fused=True)
-    return optimiser, torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: schedule.factor(step, total))
-
-
-def check_classes(**parts) -> None:
-    for part, view in parts.items():
+def check_classes(**views) -> None:
+    """Raise UserError where a view lacks one of the classes; the keyword names the view."""
+    for name, view in views.items():
         reals, fakes = (int((np.asarray(view.labels) == label).sum()) for label in (0, 1))
         if not reals or not fakes:
-            raise UserError(f"{part} needs crops of both classes, it has {reals} real and {fakes} fake")
+            raise UserError(f"{name} needs crops of both classes, it has {reals} real and "
+                            f"{fakes} fake")

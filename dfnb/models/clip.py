@@ -142,8 +142,6 @@ class Clip:
         """Return the pooled features (n, width) of the frozen encoder."""
         return leave(self.encoder, enter(self.encoder, pixels, 0), 0)
 
-    vision_tower, tower = trainable_encoder, pooled
-
     @torch.no_grad()
     def traces(self, pixels: torch.Tensor) -> Iterator[tuple[torch.Tensor, ...]]:
         """Yield for each block what `encoder.trace` returns, of the patches alone, as float32.

@@ -13,8 +13,7 @@ from pathlib import Path
 import pandas as pd
 
 from dfnb import UserError, files
-from dfnb.detectors import Detector
-from dfnb.detectors import base as bases
+from dfnb.detectors.base import Detector, read_metadata
 from dfnb.evaluation import metrics, tables, training_domain
 from dfnb.predict import videos
 
@@ -39,14 +38,14 @@ features = CLIPVisionModel.from_pretrained(**base)(pixels).pooler_output
 probe = load_file("probe.safetensors")
 scores = torch.sigmoid(features.double() @ probe["weight"] + probe["bias"])'''),
     "lora": (["CLIPVisionModel", "PeftModel"], '''\
-tower = PeftModel.from_pretrained(CLIPVisionModel.from_pretrained(**base), "adapter").eval()
+encoder = PeftModel.from_pretrained(CLIPVisionModel.from_pretrained(**base), "adapter").eval()
 head = load_file("head.safetensors")
-scores = torch.sigmoid(tower(pixels).pooler_output @ head["weight"][0] + head["bias"])'''),
+scores = torch.sigmoid(encoder(pixels).pooler_output @ head["weight"][0] + head["bias"])'''),
     "full": (["CLIPVisionModel"], '''\
-tower, weights = CLIPVisionModel.from_pretrained(**base), load_file("full.safetensors")
+encoder, weights = CLIPVisionModel.from_pretrained(**base), load_file("full.safetensors")
 weight, bias = weights.pop("head.weight"), weights.pop("head.bias")
-tower.load_state_dict({name.removeprefix("tower."): value for name, value in weights.items()})
-scores = torch.sigmoid(tower(pixels).pooler_output @ weight[0] + bias)'''),
+encoder.load_state_dict({name.removeprefix("encoder."): value for name, value in weights.items()})
+scores = torch.sigmoid(encoder(pixels).pooler_output @ weight[0] + bias)'''),
 }
 CARD = """# A deepfake detector: {detector} on CLIP {clip}
 
@@ -105,72 +104,75 @@ def export(run: Path, dest: Path) -> Path:
     run, dest = Path(run), Path(dest)
     if dest.exists() and (not dest.is_dir() or any(dest.iterdir())):
         raise UserError(f"{dest} is there already; name a folder that does not exist, or remove it")
-    detector, card = videos.load(run), bases.peek(run)
-    recipe = _recipe(card)
+    detector, metadata = videos.load(run), read_metadata(run)
+    recipe = _recipe(metadata)
     if recipe not in READ:
         raise UserError(f"the detector {recipe!r} cannot be exported, only {', '.join(READ)}")
-    tested, table = results(run, card)
+    tested, table = results(run, metadata)
     dest.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=dest.parent, prefix=f".{dest.name}-") as scratch:
         folder = Path(scratch)
         source = base(detector.clip.name, detector.clip.folder, folder)
-        name = "clip" if (folder / "clip").is_dir() else card["base"]["name"]
-        detector.card = card | {"base": card["base"] | {"name": name}}
+        name = "clip" if (folder / "clip").is_dir() else metadata["base"]["name"]
+        detector.metadata = metadata | {"base": metadata["base"] | {"name": name}}
         detector.save(folder)
         _name_base(folder, name)
         files.write_json(folder / "preprocessing.json", preprocessing(detector))
-        text = model_card(card, snippet(card, source), tested, table)
+        text = model_card(metadata, snippet(metadata, source), tested, table)
         files.atomic_write(folder / "README.md", text)
         shutil.copytree(folder, dest, dirs_exist_ok=True)
     return dest
 
 
-def results(run: Path, card: dict) -> tuple[str, pd.DataFrame]:
+def results(run: Path, metadata: dict) -> tuple[str, pd.DataFrame]:
     """Return the counts of the test videos and the table of `tables.by_split` of a run's detector.
 
     A run may hold scores of several detectors. Its own are those of its split seed whose validation
     split gives its threshold.
     """
     scores = pd.read_parquet(Path(run) / "scores.parquet")
-    own = scores[scores.split_seed == card["split_seed"]]
+    own = scores[scores.split_seed == metadata["split_seed"]]
     for _, rows in own.groupby("model", sort=False):
         validation = metrics.to_videos(rows[rows.split == "validation"])
-        if metrics.best_threshold(validation.label, validation.score) == card["threshold"]:
+        if metrics.best_threshold(validation.label, validation.score) == metadata["threshold"]:
             tested = metrics.to_videos(rows[rows.split == "test"]).manipulation.value_counts()
             return _listed(tested.to_dict()), tables.by_split(rows)
-    raise UserError(f"{run} holds no scores of its own detector (split seed {card['split_seed']}, "
-                    f"threshold {card['threshold']:g}); repeat the run")
+    raise UserError(f"{run} holds no scores of its own detector (split seed "
+                    f"{metadata['split_seed']}, threshold {metadata['threshold']:g}); "
+                    "repeat the run")
 
 
 def preprocessing(detector: Detector) -> dict:
     """Return all that is done between a video file and the input of the detector."""
-    settings, clip = detector.card["crops"], detector.clip
+    settings, clip = detector.metadata["crops"], detector.clip
     return {"frames": settings["frames"], "spacing": "evenly over the video, both ends included",
             "face": "dlib's frontal face detector, the largest and most lasting face, square box",
             "margin": settings["margin"], "crop_size": settings["size"],
             "outside": "filled by reflection", "input_size": clip.size,
             "mean": clip.preprocessing["image_mean"], "std": clip.preprocessing["image_std"],
             "video_score": "mean of the frames' probabilities",
-            "threshold": detector.card["threshold"]}
+            "threshold": detector.metadata["threshold"]}
 
 
-def snippet(card: dict, base: dict) -> str:
+def snippet(metadata: dict, base: dict) -> str:
     """Return the lines that score crops with an exported detector, in its folder, without dfnb."""
-    names, read = READ[_recipe(card)]
+    names, read = READ[_recipe(metadata)]
     imports = "from peft import PeftModel\n" if "PeftModel" in names else ""
     imports += f"from transformers import CLIPImageProcessor, {names[0]}\n"
-    return SNIPPET.format(imports=imports, base=base, read=read, threshold=card["threshold"])
+    return SNIPPET.format(imports=imports, base=base, read=read, threshold=metadata["threshold"])
 
 
-def model_card(card: dict, snippet: str, tested: str, table: pd.DataFrame) -> str:
+def model_card(metadata: dict, snippet: str, tested: str, table: pd.DataFrame) -> str:
     """Return README.md of an exported detector: use, training data, results, limits."""
-    trained_on, base, ranges = card["trained_on"], card["base"], card["domain"]["ranges"]
+    trained_on, base = metadata["trained_on"], metadata["base"]
+    ranges = metadata["domain"]["ranges"]
     world = "the demo world, a drawn one" if trained_on["demo"] else trained_on["corpus"]
     return CARD.format(
-        detector=card["detector"], fingerprint=base["fingerprint"], trainable=card["trainable"],
+        detector=metadata["detector"], trainable=metadata["trainable"],
+        fingerprint=base["fingerprint"],
         clip=Path(base["name"]).name if Path(base["name"]).is_absolute() else base["name"],
-        caveat=videos.caveat(card), snippet=snippet, crops=card["crops"],
-        threshold=card["threshold"], split_seed=card["split_seed"], tested=tested,
+        caveat=videos.caveat(metadata), snippet=snippet, crops=metadata["crops"],
+        threshold=metadata["threshold"], split_seed=metadata["split_seed"], tested=tested,
         world=f"{world} (profile {trained_on['profile']})", videos=_listed(trained_on["videos"]),
         trained_crops=trained_on["frames"], results=_markdown(table[COLUMNS]),
         ranges={name: training_domain.span(bounds, ".3g") for name, bounds in ranges.items()})
@@ -184,9 +186,9 @@ def _markdown(table: pd.DataFrame) -> str:
     return table.to_markdown(index=False, floatfmt=".3f", missingval="", numalign="left")
 
 
-def _recipe(card: dict) -> str:
-    kind = card["detector"]
-    return f"probe, {card['options']['features']}" if kind == "probe" else kind
+def _recipe(metadata: dict) -> str:
+    kind = metadata["detector"]
+    return f"probe, {metadata['options']['features']}" if kind == "probe" else kind
 
 
 def base(name: str, checkpoint: Path | None, folder: Path | None) -> dict:

@@ -76,21 +76,19 @@ def load(folder: Path) -> detectors.Detector:
         state, why = run_state.settled(folder, config)
         if state not in ("done", "stale"):
             raise UserError(f"the run {folder} is {state} ({why}); repeat it with `dfnb study`")
-    name = base.peek(folder)["base"]["name"]
+    name = base.read_metadata(folder)["base"]["name"]
     clip = clips.load(str(folder / "clip") if (folder / "clip").is_dir() else name)
     detector = detectors.load(folder, clip)
-    detector.clip = clip  # detectors that read no features do not keep it; the domain needs it
-    if lacking := [name for name in NEEDED if detector.card.get(name) is None]:
+    if lacking := [name for name in NEEDED if detector.metadata.get(name) is None]:
         raise UserError(f"the detector in {folder} was saved without {' and '.join(lacking)}; "
                         "run its chapter again")
-    if "prefix" in detector.card["options"]:
-        detector.card["options"]["prefix"] = False  # a clip is scored once: nothing to cache
+    detector.cache_prefix = False  # a video is scored once
     return detector
 
 
-def caveat(card: dict) -> str:
+def caveat(metadata: dict) -> str:
     """Return a sentence on what a detector's answer is worth, from what it was trained on."""
-    trained_on = card["trained_on"]
+    trained_on = metadata["trained_on"]
     fakes = " and ".join(name for name in trained_on["videos"] if name != "real")
     if trained_on["demo"]:
         return (f"Trained on {fakes} of the demo world (profile {trained_on['profile']}), whose "
@@ -128,25 +126,25 @@ def score(detector: detectors.Detector, paths: list[Path], *, workers: int | Non
     videos = pd.DataFrame({"corpus": "clips", "manipulation": "clip", "video": names,
                            "path": names})
     workers = workers or (1 if len(paths) <= FEW else None)
-    view = crops.build(videos, **detector.card["crops"], most_lost=1.0, workers=workers,
+    view = crops.build(videos, **detector.metadata["crops"], most_lost=1.0, workers=workers,
                        progress=progress)
     scores, maps, features = np.zeros(0), np.zeros((0, 1, 1)), np.zeros((0, 1))
     if len(view):
         scores, features = detector.score(view), detector.clip.image_features(view)
         maps = _maps(detector, view)
-    return [_verdict(detector.card, Path(file), videos.iloc[[at]], view, scores, maps, features)
+    return [_verdict(detector.metadata, Path(file), videos.iloc[[at]], view, scores, maps, features)
             for at, file in enumerate(paths)]
 
 
 def _maps(detector: detectors.Detector, view: crops.CropView) -> np.ndarray:
     """Return the maps of relevance, NaN (n, 1, 1) for a detector that has none."""
     try:
-        return saliency.maps(detector, view)
-    except saliency.NoTower:
+        return detector.maps(view)
+    except saliency.NoMaps:
         return np.full((len(view), 1, 1), np.nan)
 
 
-def _verdict(card: dict, file: Path, video: pd.DataFrame, view: crops.CropView,
+def _verdict(metadata: dict, file: Path, video: pd.DataFrame, view: crops.CropView,
              scores: np.ndarray, maps: np.ndarray, features: np.ndarray) -> Verdict:
     """Return the verdict on `video` (one row); scores, maps and features are of all crops."""
     name = video.video.item()
@@ -158,17 +156,17 @@ def _verdict(card: dict, file: Path, video: pd.DataFrame, view: crops.CropView,
     traits, warnings, reason = {}, [], ""
     if len(rows):
         own = training_domain.traits(video, view.frames.iloc[rows]).iloc[0]
-        traits, warnings = training_domain.compare(card["domain"], own, features[rows])
+        traits, warnings = training_domain.compare(metadata["domain"], own, features[rows])
     elif (frames.frame < 0).all():  # the file itself was rejected
         reason = frames.status.iloc[0]
     else:
         statuses = "; ".join(frames.status.unique())
         reason = f"no frame of {len(frames)} could be used ({statuses})"
-    return Verdict(file, card["threshold"], frames, view.select(rows), maps[rows], reason, traits,
-                   warnings)
+    return Verdict(file, metadata["threshold"], frames, view.select(rows), maps[rows], reason,
+                   traits, warnings)
 
 
-def write(verdicts: list[Verdict], card: dict, out: Path, *, progress: bool = True) -> None:
+def write(verdicts: list[Verdict], metadata: dict, out: Path, *, progress: bool = True) -> None:
     """Write scores.csv, scores.json and a picture of each scored video into the folder `out`.
 
     scores.csv is a table of frame scores that `dfnb evaluate` reads once the labels are known; they
@@ -182,19 +180,19 @@ def write(verdicts: list[Verdict], card: dict, out: Path, *, progress: bool = Tr
     table = pd.concat([_rows(verdict) for verdict in verdicts])
     files.atomic_write(out / "scores.csv", table.to_csv(index=False))
     known = ("detector", "base", "threshold", "trained_on", "crops")
-    content = {"detector": {name: card[name] for name in known}, "caveat": caveat(card),
+    content = {"detector": {name: metadata[name] for name in known}, "caveat": caveat(metadata),
                "videos": [_plain(verdict, name) for verdict, name in named]}
     files.atomic_write(out / "scores.json", files.canonical(content))
     plots.style()
     scored = [(verdict, name) for verdict, name in named if name]
     for verdict, name in tqdm(scored, desc="pictures", disable=None if progress else True):
-        figure = picture(verdict, card)
+        figure = picture(verdict, metadata)
         with files.atomic(out / name) as temporary:
             figure.savefig(temporary, metadata={"Software": None})
         plt.close(figure)
 
 
-def picture(verdict: Verdict, card: dict, shown: int = SHOWN) -> Figure:
+def picture(verdict: Verdict, metadata: dict, shown: int = SHOWN) -> Figure:
     """Draw one verdict: scores over time, the most and least suspicious crops, and their maps."""
     kept = verdict.frames[verdict.frames.status == faces.KEPT]
     order = np.argsort(-kept.score.to_numpy(), kind="stable")
@@ -204,7 +202,7 @@ def picture(verdict: Verdict, card: dict, shown: int = SHOWN) -> Figure:
             for name, at in chosen.items() if shown}
     outside = ", but outside of the training domain" if verdict.warnings else ""
     return plots.verdict(verdict.frames, rows, threshold=verdict.threshold,
-                         notes=[*verdict.sentences(), caveat(card)],
+                         notes=[*verdict.sentences(), caveat(metadata)],
                          title=f"{verdict.path.name}: called {verdict.called}{outside}")
 
 

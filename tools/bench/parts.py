@@ -19,7 +19,7 @@ import torch
 from dfnb import files
 from dfnb.data import corpora, crop_cache, crops, video
 from dfnb.detectors import DETECTORS, training
-from dfnb.detectors.lora import Classifier
+from dfnb.detectors.lora import Lora
 from dfnb.experiment import Experiment
 from dfnb.models import clip as clips
 from dfnb.runs import kernels, notebooks, parameters, study, sweep
@@ -152,7 +152,8 @@ def utilisation(clip: clips.Clip, *, blocks: int, scored: int, batch: int = 32,
     """
     pixels = torch.rand(scored, 3, clip.size, clip.size, device=clip.device)
     labels = torch.arange(batch, device=clip.device) % 2
-    model = Classifier(clip, rank=8, alpha=16, dropout=0.05, blocks=blocks)
+    shape = {"rank": 8, "alpha": 16, "dropout": 0.05, "blocks": blocks}
+    model = Lora.build(clip, shape)
     hidden = torch.rand(batch, clip.tokens, clip.width, device=clip.device)
     optimiser = torch.optim.AdamW([value for value in model.parameters() if value.requires_grad],
                                   fused=True)

@@ -52,11 +52,11 @@ class Tower(nn.Module):
 
     def __init__(self, clip: clips.Clip, weights: torch.Tensor, **shape):
         super().__init__()
-        self.tower = adapt(clip.trainable_encoder(), **shape)
+        self.encoder = adapt(clip.trainable_encoder(), **shape)
         self.head, self.weights = nn.Linear(clip.width, 1), weights
 
     def forward(self, pixels: torch.Tensor, labels: torch.Tensor | None = None) -> dict:
-        logits = self.head(self.tower(pixels).pooler_output).squeeze(-1)
+        logits = self.head(self.encoder(pixels).pooler_output).squeeze(-1)
         if labels is None:
             return {"logits": logits}
         weights = self.weights.to(labels.device)[labels]
