@@ -42,8 +42,9 @@ class Detector:
         with training.seeded(seed, clip.device):
             self.model = self.build(clip, options).to(clip.device).eval()
         fitted_on = {"name": clip.name, "fingerprint": clip.fingerprint, "size": clip.size}
-        self.metadata = {"detector": self.name, "base": fitted_on, "trainable": self.trainable,
-                         "options": options, "history": []}
+        self.metadata: dict[str, Any] = {
+            "detector": self.name, "base": fitted_on, "trainable": self.trainable,
+            "options": options, "history": []}
 
     @staticmethod
     def build(clip: Clip, options: dict) -> Any:
