@@ -282,7 +282,7 @@ if experiment.profile.demo and looked:
     place = videos.transform(lambda names: pd.factorize(names)[0])
     fakes = fakes.select((place < looked).to_numpy())
     masks = changed_pixels(experiment, fakes)
-    maps = {name: saliency.maps(detector, fakes) for name, detector in eyes.items()}
+    maps = {name: detector.maps(fakes) for name, detector in eyes.items()}
     games = {name: pointing_game.game(fakes, found, masks) for name, found in maps.items()}
     game = pd.concat(games, names=["model"]).droplevel(1)
     sanity = method_comparison.head_matters(eyes, fakes, maps, seed)

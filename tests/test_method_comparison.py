@@ -1,4 +1,4 @@
-"""The related manipulations side by side, on score tables made by hand and detectors of a few numbers."""
+"""The related methods side by side, on small score tables and simple detectors."""
 
 import os
 from types import SimpleNamespace
@@ -6,7 +6,6 @@ from types import SimpleNamespace
 import numpy as np
 import pandas as pd
 import pytest
-import torch
 import yaml
 
 from dfnb import experiment, files
@@ -122,22 +121,12 @@ def test_costs_have_a_row_for_each_model_of_the_split(grey):
     assert found.index.tolist() == ["bright"] and found.seconds.tolist() == [1.0] and found.ms.iloc[0] > 0
 
 
-def test_a_forgetful_detector_keeps_its_tower_and_loses_its_head():
-    model = torch.nn.Module()
-    model.tower, model.head = torch.nn.Linear(4, 4), torch.nn.Linear(4, 1)
-    detector = SimpleNamespace(model=model)
-    other = method_comparison.forgetful(detector, seed=1)
-    assert torch.equal(other.model.tower.weight, model.tower.weight)
-    assert not torch.equal(other.model.head.weight, model.head.weight)
-    assert torch.equal(method_comparison.forgetful(detector, seed=1).model.head.weight, other.model.head.weight)
-
-
 def test_maps_are_alike_by_rank():
     maps = np.random.default_rng(0).random((5, 4, 4))
-    assert method_comparison.alike(maps, np.exp(3 * maps)) == pytest.approx(1)
-    assert method_comparison.alike(maps, -maps) == pytest.approx(-1)
+    assert method_comparison.likeness(maps, np.exp(3 * maps)) == pytest.approx(1)
+    assert method_comparison.likeness(maps, -maps) == pytest.approx(-1)
     even = np.concatenate([maps, np.ones((1, 4, 4))])
-    assert method_comparison.alike(even, np.concatenate([maps, maps[:1]])) == pytest.approx(1)
+    assert method_comparison.likeness(even, np.concatenate([maps, maps[:1]])) == pytest.approx(1)
 
 
 def test_models_name_what_they_train_and_the_multimodal_one_waits_for_an_endpoint():

@@ -1,7 +1,7 @@
-"""Honest intervals for an AUC: the unit is the video, the cluster is the identity group.
+"""Intervals of an AUC: the unit is the video, the cluster is the identity group.
 
-Labels are 1 for fake and 0 for real. What the data cannot support is NaN with a reason, never an interval of
-zero width.
+Labels are 1 for fake and 0 for real. Where the data cannot support a bound, it is NaN with a
+reason, never an interval of width zero.
 """
 
 from collections.abc import Callable
@@ -43,16 +43,28 @@ class Interval(NamedTuple):
     kind: str
     reason: str = ""
 
+    def row(self) -> dict[str, float | str]:
+        """Return the entries of a table: AUC, low, high, interval (its kind) and reason."""
+        names = ("AUC", "low", "high", "interval", "reason")
+        return dict(zip(names, self, strict=True))
 
-def newcombe(auc: ArrayLike, positives: ArrayLike, negatives: ArrayLike, confidence: float = 0.95):
+
+def words(value: float, low: float, high: float) -> str:
+    """Return a difference with its interval as a text, such as "+0.050 (-0.010 to +0.110)"."""
+    return f"{value:+.3f} ({low:+.3f} to {high:+.3f})"
+
+
+def newcombe(
+    auc: ArrayLike, positives: ArrayLike, negatives: ArrayLike, confidence: float = 0.95
+):
     """Return (low, high), the score interval of an AUC with Hanley and McNeil's variance.
 
-    Newcombe (2006, Statistics in Medicine 25:559, manipulation 5): the roots theta of (auc - theta)^2 = z^2
-    V(theta). It does not collapse at an AUC of 0 or 1. Takes numbers or arrays of one shape; NaN where a
-    class is empty.
+    Newcombe (2006, Statistics in Medicine 25:559, method 5): the roots theta of
+    (auc - theta)^2 = z^2 V(theta). It does not collapse at an AUC of 0 or 1. Takes numbers or
+    arrays of one shape; NaN where a class is empty.
     """
-    given = [np.asarray(value, float) for value in (auc, positives, negatives)]
-    auc, positives, negatives = np.broadcast_arrays(*given)
+    arrays = [np.asarray(value, float) for value in (auc, positives, negatives)]
+    auc, positives, negatives = np.broadcast_arrays(*arrays)
     valid = (positives >= 1) & (negatives >= 1) & (auc >= 0) & (auc <= 1)
     z = norm.ppf((1 + confidence) / 2)
     low = np.where(valid, _score_bound(auc, positives, negatives, z), NAN)
@@ -60,62 +72,66 @@ def newcombe(auc: ArrayLike, positives: ArrayLike, negatives: ArrayLike, confide
     return (float(low), float(high)) if low.ndim == 0 else (low, high)
 
 
-def delong(labels: ArrayLike, scores: ArrayLike, confidence: float = 0.95, *, logit: bool = False) -> Interval:
-    """Return DeLong's interval (1988), on the logit scale by option; too narrow for few videos of a class."""
-    kind = "logit-DeLong" if logit else "DeLong"
-    value = metrics.auc(labels, scores)
+def newcombe_of(labels: ArrayLike, scores: ArrayLike, confidence: float = 0.95) -> Interval:
+    """Return the AUC of scores with Newcombe's interval."""
+    labels, value = np.asarray(labels), metrics.auc(labels, scores)
+    bounds = newcombe(value, (labels == 1).sum(), (labels == 0).sum(), confidence)
+    return Interval(value, *bounds, "Newcombe", metrics.undefined(labels, scores))
+
+
+def delong(
+    labels: ArrayLike, scores: ArrayLike, confidence: float = 0.95, *, logit: bool = False
+) -> Interval:
+    """Return DeLong's interval (1988), on the logit scale by option.
+
+    It is too narrow where a class has few videos.
+    """
+    value, kind = metrics.auc(labels, scores), "logit-DeLong" if logit else "DeLong"
     if reason := metrics.undefined(labels, scores):
         return Interval(value, NAN, NAN, kind, reason)
     error = float(delong_covariance(labels, np.atleast_2d(scores))[0, 0]) ** 0.5
     if not error > 0:
-        return Interval(value, NAN, NAN, kind, "DeLong's variance is 0 or undefined on this data")
-    z = float(norm.ppf((1 + confidence) / 2))
+        reason = "DeLong's variance is 0 or undefined on this data"
+        return Interval(value, NAN, NAN, kind, reason)
+    half = float(norm.ppf((1 + confidence) / 2)) * error
     if logit:
-        return Interval(value, *_on_logit_scale(value, z * error), kind)
-    return Interval(value, max(0.0, value - z * error), min(1.0, value + z * error), kind)
+        return Interval(value, *_on_logit_scale(value, half), kind)
+    return Interval(value, max(0.0, value - half), min(1.0, value + half), kind)
 
 
 def delong_covariance(labels: ArrayLike, scores: ArrayLike) -> np.ndarray:
-    """Return the covariance (models, models) of the AUCs of `scores` (models, n) by DeLong et al. (1988).
+    """Return the covariance (models, models) of the AUCs of scores (models, n) (DeLong, 1988).
 
-    NaN where a class has fewer than two rows, since a sample variance needs two.
+    It is NaN where a class has fewer than two rows, since a sample variance needs two.
     """
     labels, scores = np.asarray(labels), np.asarray(scores, float)
     fakes, reals = scores[:, labels == 1], scores[:, labels == 0]
     if min(fakes.shape[1], reals.shape[1]) < 2:
         return np.full((len(scores), len(scores)), NAN)
-    of_fakes = np.array([_placements(fake, real) for fake, real in zip(fakes, reals, strict=True)])
-    of_reals = np.array([1 - _placements(real, fake) for fake, real in zip(fakes, reals, strict=True)])
-    return np.atleast_2d(np.cov(of_fakes)) / fakes.shape[1] + np.atleast_2d(np.cov(of_reals)) / reals.shape[1]
+    pairs = list(zip(fakes, reals, strict=True))
+    of_fakes = np.cov([_placements(fake, real) for fake, real in pairs])
+    of_reals = np.cov([1 - _placements(real, fake) for fake, real in pairs])
+    return np.atleast_2d(of_fakes) / fakes.shape[1] + np.atleast_2d(of_reals) / reals.shape[1]
 
 
 def cluster_bootstrap(
-    labels: ArrayLike,
-    scores: ArrayLike,
-    groups: ArrayLike,
-    bootstrap: Bootstrap = DEFAULT,
-    *,
-    percentile: bool = False,
+    labels: ArrayLike, scores: ArrayLike, groups: ArrayLike, bootstrap: Bootstrap = DEFAULT
 ) -> Interval:
     """Return the interval of the AUC over draws of whole groups, both classes present in each draw.
 
-    The draws give the standard error, the interval is Student's on the logit scale, with one degree of
-    freedom less than there are groups in the scarcer class: in simulation (`power.coverage`) it keeps its
-    level where the plain percentile interval, kept as an option, is too narrow.
+    The draws give the standard error. The interval is Student's on the logit scale, with one degree
+    of freedom less than there are groups in the rarer class. In simulation it keeps its confidence
+    where plain percentiles are too narrow.
     """
-    kind = "percentile bootstrap" if percentile else "cluster bootstrap"
-    value = metrics.auc(labels, scores)
+    value, kind = metrics.auc(labels, scores), "cluster bootstrap"
     if reason := metrics.undefined(labels, scores) or too_few_groups(labels, groups):
         return Interval(value, NAN, NAN, kind, reason)
     drawn = bootstrap_aucs(labels, np.atleast_2d(scores), groups, bootstrap)[:, 0]
     if np.ptp(drawn) == 0 or value in (0, 1):
-        return Interval(
-            value, NAN, NAN, kind, "all draws have the same AUC, so the bootstrap shows no spread"
-        )
-    if percentile:
-        return Interval(value, *percentiles(drawn, bootstrap.confidence), kind)
-    level = (1 + bootstrap.confidence) / 2
-    quantile = float(student.ppf(level, min(groups_per_class(labels, groups)) - 1))
+        reason = "all draws have the same AUC, so the bootstrap shows no spread"
+        return Interval(value, NAN, NAN, kind, reason)
+    freedom = min(groups_per_class(labels, groups)) - 1
+    quantile = float(student.ppf((1 + bootstrap.confidence) / 2, freedom))
     return Interval(value, *_on_logit_scale(value, quantile * float(drawn.std(ddof=1))), kind)
 
 
@@ -124,24 +140,22 @@ def interval(
 ) -> Interval:
     """Return the primary interval of a video-level AUC.
 
-    The cluster bootstrap where each class has 30 groups or more and the draws spread, else Newcombe's.
+    It is the cluster bootstrap where each class has 30 groups or more and the draws spread, else
+    Newcombe's.
     """
-    labels = np.asarray(labels)
     if min(groups_per_class(labels, groups)) >= ENOUGH_GROUPS:
-        found = cluster_bootstrap(labels, scores, groups, bootstrap)
-        if not found.reason:
-            return found
-    value = metrics.auc(labels, scores)
-    bounds = newcombe(value, (labels == 1).sum(), (labels == 0).sum(), bootstrap.confidence)
-    return Interval(value, *bounds, "Newcombe", metrics.undefined(labels, scores))
+        drawn = cluster_bootstrap(labels, scores, groups, bootstrap)
+        if not drawn.reason:
+            return drawn
+    return newcombe_of(labels, scores, bootstrap.confidence)
 
 
 def bootstrap_aucs(
     labels: ArrayLike, scores: ArrayLike, groups: ArrayLike, bootstrap: Bootstrap = DEFAULT
 ) -> np.ndarray:
-    """Return the AUC of each model in each draw of whole groups: scores (models, n) -> (draws, models).
+    """Return the AUC of each model in each draw: scores (models, n) -> (draws, models).
 
-    All models see the same draws. A draw that lacks a class is drawn again.
+    A draw takes whole groups, the same ones for all models. One that lacks a class is drawn again.
     """
     if reason := metrics.undefined(labels, np.sum(scores, axis=0)):
         raise ValueError(f"there is nothing to draw from: {reason}")
@@ -150,16 +164,15 @@ def bootstrap_aucs(
     rng, kept, missing = np.random.default_rng(bootstrap.seed), [], bootstrap.draws
     step = max(1, CHUNK // max(len(names), len(member)))
     while missing > 0:
-        count = min(step, missing)
-        weights = _draw(rng, count, len(names))[:, member]
-        found = np.stack([auc(weights) for auc in aucs], axis=1)
-        kept.append(found[~np.isnan(found).any(axis=1)])
+        weights = _draw(rng, min(step, missing), len(names))[:, member]
+        drawn = np.stack([auc(weights) for auc in aucs], axis=1)
+        kept.append(drawn[~np.isnan(drawn).any(axis=1)])
         missing -= len(kept[-1])
     return np.concatenate(kept)
 
 
 def weighted_auc(labels: ArrayLike, scores: ArrayLike) -> Callable[[np.ndarray], np.ndarray]:
-    """Return a function from weights (draws, n) to the AUC of each draw; sorting is done once.
+    """Return a function from weights (draws, n) to the AUC of each draw; scores are sorted once.
 
     A draw without weight in a class has the AUC NaN.
     """
@@ -187,31 +200,35 @@ def percentiles(drawn: np.ndarray, confidence: float) -> tuple[float, float]:
 
 
 def groups_per_class(labels: ArrayLike, groups: ArrayLike) -> tuple[int, int]:
-    """Return in how many identity groups the reals and the fakes stand."""
+    """Return the number of identity groups of the reals and of the fakes."""
     labels, groups = np.asarray(labels), np.asarray(groups)
     return len(set(groups[labels == 0].tolist())), len(set(groups[labels == 1].tolist()))
 
 
 def too_few_groups(labels: ArrayLike, groups: ArrayLike) -> str:
-    """Return why groups cannot be resampled, or ""; each class must stand in at least two groups."""
-    for found, name in zip(groups_per_class(labels, groups), ("real", "fake"), strict=True):
-        if found < 2:
+    """Return why groups cannot be resampled, or ""; each class needs at least two groups."""
+    for count, name in zip(groups_per_class(labels, groups), ("real", "fake"), strict=True):
+        if count < 2:
             return f"the {name} videos belong to fewer than two identity groups"
     return ""
 
 
-def grouped_folds(labels: ArrayLike, groups: ArrayLike, folds: int = 5, *, seed: int = 0) -> np.ndarray:
-    """Return a fold (n,) in 0..folds-1 per row: whole groups, each class spread as evenly as groups allow.
+def grouped_folds(
+    labels: ArrayLike, groups: ArrayLike, folds: int = 5, *, seed: int = 0
+) -> np.ndarray:
+    """Return a fold (n,) in 0..folds-1 per row; groups stay whole, classes are spread evenly.
 
-    Cross-fitting over the folds makes every video a test video once. Raises UserError for too few groups.
+    Cross-fitting over the folds makes every video a test video once. Raises UserError for too few
+    groups.
     """
     labels = np.asarray(labels)
     names, member = np.unique(np.asarray(groups), return_inverse=True)
     if not 2 <= folds <= len(names):
-        raise UserError(f"folds must be from 2 to the number of identity groups ({len(names)}), got {folds}")
+        raise UserError(
+            f"folds must be from 2 to the number of identity groups ({len(names)}), got {folds}")
     sizes = np.stack([np.bincount(member, labels == label, len(names)) for label in (0, 1)], axis=1)
-    order = np.random.default_rng(seed).permutation(len(names))
-    order = order[np.argsort(-sizes[order].sum(axis=1), kind="stable")]  # large first, equal ones at random
+    order = np.random.default_rng(seed).permutation(len(names))  # large first, ties at random
+    order = order[np.argsort(-sizes[order].sum(axis=1), kind="stable")]
     share = np.maximum(sizes.sum(axis=0), 1)
     fold, filled = np.zeros(len(names), int), np.zeros((folds, 2))
     for group in order:
@@ -222,7 +239,9 @@ def grouped_folds(labels: ArrayLike, groups: ArrayLike, folds: int = 5, *, seed:
     return fold[member]
 
 
-def _score_bound(auc: np.ndarray, positives: np.ndarray, negatives: np.ndarray, z: float) -> np.ndarray:
+def _score_bound(
+    auc: np.ndarray, positives: np.ndarray, negatives: np.ndarray, z: float
+) -> np.ndarray:
     """Return the lower root by bisection: left of it auc - theta - z sqrt(V(theta)) is positive."""
     half = (positives + negatives) / 2 - 1  # Newcombe's N*
     low, high = np.zeros_like(auc), auc.copy()
@@ -237,7 +256,7 @@ def _score_bound(auc: np.ndarray, positives: np.ndarray, negatives: np.ndarray, 
 
 
 def _on_logit_scale(value: float, half: float) -> tuple[float, float]:
-    """Return value -+ half after a move to the logit scale and back, which keeps the bounds inside (0, 1)."""
+    """Return value -+ half, computed on the logit scale so that the bounds stay inside (0, 1)."""
     centre, half = np.log(value / (1 - value)), half / (value * (1 - value))
     return float(expit(centre - half)), float(expit(centre + half))
 
@@ -252,4 +271,5 @@ def _placements(these: np.ndarray, others: np.ndarray) -> np.ndarray:
 def _draw(rng: np.random.Generator, count: int, groups: int) -> np.ndarray:
     """Return how often each group is drawn, (count, groups); a row is one draw with replacement."""
     picked = rng.integers(0, groups, (count, groups)) + groups * np.arange(count)[:, None]
-    return np.bincount(picked.ravel(), minlength=count * groups).reshape(count, groups).astype(float)
+    drawn = np.bincount(picked.ravel(), minlength=count * groups)
+    return drawn.reshape(count, groups).astype(float)

@@ -1,11 +1,10 @@
-"""The related manipulations side by side: what each costs, how it ranks unseen fakes, what it learns from few, what unsettles it.
+"""The related methods side by side: cost, unseen fakes, few samples, perturbations, maps.
 
-A `Model` is a row of the chapter's table: a manipulation with options. Everything here works on score tables and detectors, so
-it can be repeated without training again.
+A `Model` is a row of the chapter's table: a detector with options. The functions that take score
+tables or fitted detectors can be repeated without training again.
 """
 
 import contextlib
-import copy
 import itertools
 import os
 import tempfile
@@ -15,7 +14,6 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 import pandas as pd
-import torch
 from scipy.stats import spearmanr
 
 from dfnb import KEY
@@ -23,7 +21,6 @@ from dfnb.data import perturbations, splits
 from dfnb.data.crops import CropView
 from dfnb.evaluation import comparison, intervals, metrics
 from dfnb.evaluation.intervals import DEFAULT, Bootstrap
-from dfnb.models import saliency
 
 CONSTANT = 0.5  # the AUC of every constant answer
 LORA = "LoRA"
@@ -32,7 +29,7 @@ TIMED = 64  # crops over which scoring is timed
 
 @dataclass(frozen=True)
 class Model:
-    """A row of the table: a manipulation of `DETECTORS`, its options, and in words what it trains."""
+    """A row of the table: a detector of `DETECTORS`, what it trains in words, and its options."""
 
     detector: str
     trains: str
@@ -40,14 +37,18 @@ class Model:
     runs: bool = True
 
 
-def models(*, lora: Mapping, fitting: Mapping, frames: int, layernorm_rate: float, components_rate: float,
-           endpoint: str = "", model: str = "", most_calls: int = 200) -> dict[str, Model]:
-    """The models of the chapter, in the order of its table.
+def models(*, lora: Mapping, fitting: Mapping, frames: int, layernorm_rate: float,
+           components_rate: float, endpoint: str = "", model: str = "", most_calls: int = 200
+           ) -> dict[str, Model]:
+    """Return the models of the chapter, in the order of its table.
 
-    `fitting`: epochs and batch of what trains by gradients; where no learning rate is given, the manipulation's own holds, the
-    paper's. The multimodal model runs where an `endpoint` is given.
+    `fitting` holds epochs and batch of the detectors that train by gradients. Where no learning
+    rate is given, the detector's default holds, which is the paper's. The multimodal model runs
+    where there is an `endpoint`.
     """
     asked = {"base_url": endpoint, "model": model, "most_calls": most_calls}
+    decoder = {"epochs": fitting["epochs"], "frames_per_clip": frames,
+               "learning_rate": components_rate}
     return {
         "linear probe": Model("probe", "a logistic regression"),
         "nearest neighbours": Model("neighbours", "nothing"),
@@ -56,94 +57,108 @@ def models(*, lora: Mapping, fitting: Mapping, frames: int, layernorm_rate: floa
                            {**fitting, "learning_rate": layernorm_rate}),
         "prompt tuning": Model("prompt", "context vectors of two prompts"),
         "reprogramming": Model("reprogramming", "a border around the picture", fitting),
-        "components": Model("components", "a decoder beside the tower",
-                            {"epochs": fitting["epochs"], "frames_per_clip": frames, "learning_rate": components_rate}),
+        "components": Model("components", "a decoder beside the encoder", decoder),
         "zero-shot": Model("zero_shot", "nothing"),
-        "multimodal": Model("multimodal", "nothing" if endpoint else "not run", asked, bool(endpoint)),
+        "multimodal": Model("multimodal", "nothing" if endpoint else "not run", asked,
+                            bool(endpoint)),
         "always fake": Model("baselines", "nothing", {"kind": "constant"}),
         "lost frames": Model("baselines", "nothing", {"kind": "missingness"}),
         "sharpness": Model("baselines", "slope and intercept", {"kind": "sharpness"}),
     }
 
 
-def trials(experiment, split_table: Mapping[str, pd.DataFrame], chosen: Mapping[str, Model], *, seed: int) -> dict[tuple, object]:
-    """Fit every model that runs on every split: (name of the split, model) -> `Trial`."""
-    return {(protocol, name): experiment.trial(model.detector, table, seed=seed, describe=False, **model.options)
-            for name, model in chosen.items() if model.runs for protocol, table in split_table.items()}
+def trials(experiment, split_tables: Mapping[str, pd.DataFrame], chosen: Mapping[str, Model], *,
+           seed: int) -> dict[tuple, object]:
+    """Fit every model that runs on every split; return (protocol, model) -> `Trial`."""
+    return {(protocol, name): experiment.trial(model.detector, table, seed=seed, describe=False,
+                                               **model.options)
+            for name, model in chosen.items() if model.runs
+            for protocol, table in split_tables.items()}
 
 
-def both_splits(experiment, train_on: str, test_on: Sequence[str], seed: int) -> dict[str, pd.DataFrame]:
-    """The study's split and an identity-disjoint one, which both train and validate on reals and `train_on` alone."""
-    study = experiment.split("study", seed=seed, train_manipulation=train_on, test_manipulations=test_on)
+def both_splits(experiment, train_on: str, test_on: Sequence[str], seed: int
+                ) -> dict[str, pd.DataFrame]:
+    """Return the study's split and an identity-disjoint one.
+
+    Both train and validate on reals and on `train_on` alone.
+    """
+    study = experiment.split("study", seed=seed, train_manipulation=train_on,
+                             test_manipulations=test_on)
     disjoint = experiment.split("identity", seed=seed)
-    known = disjoint["manipulation"].isin(["real", train_on])
-    return {"study": study, "identity": disjoint[known | (disjoint["split"] == "test")].reset_index(drop=True)}
+    wanted = disjoint["manipulation"].isin(["real", train_on]) | (disjoint["split"] == "test")
+    return {"study": study, "identity": disjoint[wanted].reset_index(drop=True)}
 
 
 def swapped(model: Model, words: tuple[str, str]) -> Model:
-    """The same text manipulation with its words of the real and the fake class exchanged."""
+    """Return a text method with its words of the real and the fake class exchanged."""
     return replace(model, options={**model.options, "words": words[::-1]})
 
 
 def thinned(view: CropView, frames: int) -> CropView:
     """Return at most `frames` crops of each video, evenly spaced, with the caches of the store."""
-    place, size = view.frames.groupby(KEY).cumcount(), view.frames.groupby(KEY)["frame"].transform("size")
-    taken = place * frames // size  # which of the bins of its video a crop falls into
+    by_video = view.frames.groupby(KEY)
+    taken = by_video.cumcount() * frames // by_video["frame"].transform("size")  # bin of a video
     first = taken.groupby([view.frames[name] for name in KEY]).diff().ne(0)
     return view.select(first.to_numpy())
 
 
 def table(trials: Mapping, fakes: Sequence[str], bootstrap: Bootstrap = DEFAULT) -> pd.DataFrame:
-    """One row per split, fakes and model: parameters, frame and video AUC with intervals, EER, balanced accuracy.
+    """Return one row per split, manipulation and model with AUCs, intervals, EER, balanced accuracy.
 
-    `trials`: (name of the split, model) -> `Trial`. Each kind of fakes is held against all reals of the test split.
-    EER and balanced accuracy are those of videos; the threshold comes from validation. Splits that test no video of
-    a kind have no row for it; crops without a score (NaN: not asked, no answer) are left out.
+    `trials`: (protocol, model) -> `Trial`. The fakes of each manipulation are held against all
+    reals of the test split. EER and balanced accuracy are those of videos, at the threshold from
+    validation. A split without test videos of a manipulation has no row for it. Crops without a
+    score (NaN: no answer) are left out.
     """
     rows = []
-    for (protocol, model), trial in trials.items():
-        for kind in fakes:
-            test = _against(trial.scores, kind)
-            if test["label"].nunique() == 2:
-                validation = trial.scores.query("split == 'validation'").dropna(subset="score")
-                rows.append({"protocol": protocol, "fakes": kind, "model": model, "trained": trial.detector.trainable}
-                            | _measured(test, validation, bootstrap))
+    for ((protocol, model), trial), kind in itertools.product(trials.items(), fakes):
+        test = _against(trial.scores, kind)
+        if test["label"].nunique() == 2:
+            validation = trial.scores.query("split == 'validation'").dropna(subset="score")
+            names = {"protocol": protocol, "fakes": kind, "model": model,
+                     "trained": trial.detector.trainable}
+            rows.append(names | _measured(test, validation, bootstrap))
     return pd.DataFrame(rows)
 
 
 def _against(scores: pd.DataFrame, kind: str) -> pd.DataFrame:
-    return scores[(scores["split"] == "test") & scores["manipulation"].isin(["real", kind]) & scores["score"].notna()]
+    """Return the test rows with a score of the reals and of one manipulation."""
+    wanted = (scores["split"] == "test") & scores["manipulation"].isin(["real", kind])
+    return scores[wanted & scores["score"].notna()]
 
 
 def _measured(test: pd.DataFrame, validation: pd.DataFrame, bootstrap: Bootstrap) -> dict:
     videos, checked = metrics.to_videos(test), metrics.to_videos(validation)
     frame = intervals.cluster_bootstrap(test.label, test.score, test.group, bootstrap)
     video = intervals.interval(videos.label, videos.score, videos.group, bootstrap)
-    judged = metrics.row(videos.label, videos.score, metrics.best_threshold(checked.label, checked.score))
+    threshold = metrics.best_threshold(checked.label, checked.score)
+    rates = metrics.at_threshold(videos.label, videos.score, threshold)
     return {"frame_AUC": frame.value, "frame_low": frame.low, "frame_high": frame.high,
             "video_AUC": video.value, "video_low": video.low, "video_high": video.high,
-            "EER": judged["EER"], "balanced": judged["balanced"], "reals": int((videos.label == 0).sum()),
-            "videos": int((videos.label == 1).sum())}
+            "EER": metrics.eer(videos.label, videos.score), "balanced": rates["balanced"],
+            "reals": int((videos.label == 0).sum()), "videos": int((videos.label == 1).sum())}
 
 
 def differences(trials: Mapping, fakes: Sequence[str], bootstrap: Bootstrap = DEFAULT, *,
                 reference: str = LORA) -> pd.DataFrame:
-    """Each model minus the reference on the same test videos: one row of `compare.compare` per split, fakes and model."""
+    """Return each model minus the reference on the same test videos.
+
+    The table has a row of `comparison.compare` per split, manipulation and model.
+    """
     rows = []
-    for (protocol, model), trial in trials.items():
-        for kind in fakes if model != reference else ():
-            first, second = (metrics.to_videos(_against(of.scores, kind)) for of in (trial, trials[protocol, reference]))
-            both = first.merge(second, on=KEY, suffixes=("", "_other"), validate="one_to_one")
-            if both["label"].nunique() == 2:
-                found = comparison.compare(both.label, both.score, both.score_other, both.group, bootstrap)
-                names = {"protocol": protocol, "fakes": kind, "model": model, "videos": found["fakes"]}
-                rows.append(found | names)  # `compare` counts in "fakes" what is named here
+    for ((protocol, model), trial), kind in itertools.product(trials.items(), fakes):
+        other = trials[protocol, reference]
+        test, of_reference = _against(trial.scores, kind), _against(other.scores, kind)
+        if model != reference and test["label"].nunique() == 2:
+            found = comparison.table(test, of_reference, bootstrap).iloc[0].to_dict()
+            names = {"protocol": protocol, "fakes": kind, "model": model}
+            rows.append(found | {"videos": found["fakes"]} | names)
     return pd.DataFrame(rows)
 
 
 @contextlib.contextmanager
 def scratch() -> Iterator[None]:
-    """A cache of its own that is thrown away: for crops that are scored once, and to time what is not cached."""
+    """Use an empty cache and throw it away: for crops that are scored once, and for timing."""
     before = os.environ.get("DFNB_CACHE")
     with tempfile.TemporaryDirectory() as folder:
         os.environ["DFNB_CACHE"] = folder
@@ -156,7 +171,7 @@ def scratch() -> Iterator[None]:
 
 
 def milliseconds(detector, view: CropView, count: int = TIMED) -> float:
-    """How long scoring takes a crop, with nothing cached, the whole way from pixels."""
+    """Return how many milliseconds scoring takes per crop, from pixels, with nothing cached."""
     some = view.select(np.linspace(0, len(view) - 1, min(count, len(view))).astype(int))
     some = CropView.of_arrays(some.images(), some.frames)
     with scratch():
@@ -166,90 +181,95 @@ def milliseconds(detector, view: CropView, count: int = TIMED) -> float:
 
 
 def costs(trials: Mapping, protocol: str, view: CropView) -> pd.DataFrame:
-    """What each model cost on one split: seconds of training and of scoring its splits, milliseconds a crop.
+    """Return seconds of training and scoring on one split, and milliseconds per crop, by model.
 
-    Trainings share the cached activations of frozen blocks, scoring a crop shares nothing. An answer that is asked for
-    elsewhere is not timed again.
+    Trainings share the cached activations of frozen blocks; scoring a crop shares nothing. The
+    multimodal model, whose answers come from elsewhere, is not timed again.
     """
-    rows = {model: {"seconds": trial.seconds, "ms": np.nan if model == "multimodal" else milliseconds(trial.detector, view)}
+    rows = {model: {"seconds": trial.seconds,
+                    "ms": np.nan if model == "multimodal" else milliseconds(trial.detector, view)}
             for (name, model), trial in trials.items() if name == protocol}
     return pd.DataFrame(rows).T.rename_axis("model")
 
 
-def few_shot(experiment, split_table: pd.DataFrame, chosen: Mapping[str, Model], kind: str, *, pairs: Sequence[int], draws: int,
-             seed: int = 0) -> pd.DataFrame:
-    """Train each model on few pairs, drawn `draws` times: model, pairs, draw, frame_AUC, video_AUC on `kind`.
+def few_shot(experiment, split_table: pd.DataFrame, chosen: Mapping[str, Model], kind: str, *,
+             pairs: Sequence[int], draws: int, seed: int = 0) -> pd.DataFrame:
+    """Train each model on few pairs, drawn `draws` times; return both AUCs on the fakes `kind`.
 
-    Draws of one number lie inside the same draws of a larger one. Numbers that the training split has not are left out.
+    Draws of one number lie inside the same draws of a larger one. Numbers above that of the
+    training split's pairs are left out.
     """
-    split_table = split_table[(split_table["split"] != "test") | split_table["manipulation"].isin(["real", kind])]
-    there, rows = len(splits.training_pairs(split_table, experiment.videos)), []
-    for name, model in chosen.items():
-        for count, draw in ((count, draw) for count in pairs if count <= there for draw in range(draws)):
-            some = splits.few(split_table, experiment.videos, count, seed + draw)
-            trial = experiment.trial(model.detector, some, seed=seed + draw, describe=False, **model.options)
-            test = _against(trial.scores, kind)
-            videos = metrics.to_videos(test)
-            rows.append({"model": name, "pairs": count, "draw": draw, "frame_AUC": metrics.auc(test.label, test.score),
-                         "video_AUC": metrics.auc(videos.label, videos.score)})
+    wanted = (split_table["split"] != "test") | split_table["manipulation"].isin(["real", kind])
+    split_table, rows = split_table[wanted], []
+    known = len(splits.training_pairs(split_table, experiment.videos))
+    for (name, model), count, draw in itertools.product(chosen.items(), pairs, range(draws)):
+        if count <= known:
+            some = splits.few_pairs(split_table, experiment.videos, count, seed + draw)
+            trial = experiment.trial(model.detector, some, seed=seed + draw, describe=False,
+                                     **model.options)
+            rows.append({"model": name, "pairs": count, "draw": draw}
+                        | _aucs(_against(trial.scores, kind)))
     return pd.DataFrame(rows, columns=["model", "pairs", "draw", "frame_AUC", "video_AUC"])
 
 
-def robustness(detectors: Mapping[str, object], view: CropView, *, seed: int = 0,
+def _aucs(test: pd.DataFrame) -> dict[str, float]:
+    """Return the AUC of frames and that of videos of a score table."""
+    videos = metrics.to_videos(test)
+    return {"frame_AUC": metrics.auc(test.label, test.score),
+            "video_AUC": metrics.auc(videos.label, videos.score)}
+
+
+def robustness(detectors: Mapping, view: CropView, *, seed: int = 0,
                kinds: Sequence[str] = tuple(perturbations.KINDS)) -> pd.DataFrame:
-    """Frame and video AUC of each detector on reals and fakes perturbed alike: model, kind, strength, amount, AUCs."""
+    """Return both AUCs of each detector on reals and fakes that are perturbed alike.
+
+    The columns are model, kind, strength (0: untouched), amount, frame_AUC, video_AUC.
+    """
     untouched = {name: detector.score(view) for name, detector in detectors.items()}
     rows = []
     for kind in kinds:
         names = perturbations.KINDS[kind].names()
-        changed = [perturbations.apply(view, kind, strength, seed) for strength in range(1, len(names))]
+        changed = [perturbations.apply(view, kind, strength, seed)
+                   for strength in range(1, len(names))]
         whole = CropView.of_arrays(np.concatenate([each.images() for each in changed]),
                                    pd.concat([each.frames for each in changed]))
         with scratch():
-            scores = {name: np.split(detector.score(whole), len(changed)) for name, detector in detectors.items()}
+            scores = {name: np.split(detector.score(whole), len(changed))
+                      for name, detector in detectors.items()}
         for name, strength in itertools.product(detectors, range(len(names))):
             test = view.frames.assign(score=[untouched[name], *scores[name]][strength])
-            videos = metrics.to_videos(test)
-            rows.append({"model": name, "kind": kind, "strength": strength, "amount": names[strength],
-                         "frame_AUC": metrics.auc(test.label, test.score),
-                         "video_AUC": metrics.auc(videos.label, videos.score)})
+            rows.append({"model": name, "kind": kind, "strength": strength,
+                         "amount": names[strength]} | _aucs(test))
     return pd.DataFrame(rows)
 
 
-def forgetful(detector, seed: int = 0):
-    """A copy of a detector whose heads are drawn at random: what it has learnt below them stays."""
-    other = copy.copy(detector)
-    name = "model" if hasattr(detector, "model") else "decoder"
-    setattr(other, name, copy.deepcopy(getattr(detector, name)))
-    network = getattr(other, name)
-    generator = torch.Generator().manual_seed(seed)
-    heads = network.head if hasattr(network, "head") else network.heads
-    with torch.no_grad():
-        for value in heads.parameters():
-            value.copy_(torch.randn(value.shape, generator=generator) * value.std(unbiased=False))
-    return other
-
-
-def alike(first: np.ndarray, second: np.ndarray) -> float:
-    """Mean over crops of the rank correlation of two maps (n, side, side); crops with an even map do not count."""
+def likeness(first: np.ndarray, second: np.ndarray) -> float:
+    """Return the mean rank correlation of two maps (n, side, side); even maps do not count."""
     pairs = ((a.ravel(), b.ravel()) for a, b in zip(first, second, strict=True))
-    return float(np.mean([spearmanr(a, b).statistic for a, b in pairs if np.ptp(a) > 0 and np.ptp(b) > 0]))
+    return float(np.mean([spearmanr(a, b).statistic for a, b in pairs
+                          if np.ptp(a) > 0 and np.ptp(b) > 0]))
 
 
-def head_matters(detectors: Mapping[str, object], view: CropView, maps: Mapping[str, np.ndarray],
+def head_matters(detectors: Mapping, view: CropView, maps: Mapping[str, np.ndarray],
                  seed: int = 0) -> pd.DataFrame:
-    """Do maps follow what was learnt? Rank correlation of each detector's maps with those under a random head."""
-    return pd.DataFrame([{"model": name, "correlation": alike(maps[name], saliency.maps(forgetful(detector, seed), view))}
-                         for name, detector in detectors.items()])
+    """Return the rank correlation of each detector's maps with those under a random head.
+
+    Maps that follow what was learnt change with the head (Adebayo et al., 2018).
+    """
+    return pd.DataFrame([
+        {"model": name,
+         "correlation": likeness(maps[name], detector.without_head(seed).maps(view))}
+        for name, detector in detectors.items()])
 
 
 def says(rows: pd.DataFrame) -> str:
-    """Word the table: of which models the interval of the video AUC lies above one half, the constant answer's."""
+    """Word for each split and manipulation which video AUCs differ from a constant answer's."""
     lines = []
     for (protocol, kind), some in rows.groupby(["protocol", "fakes"], sort=False):
         above, below = some["video_low"] > CONSTANT, some["video_high"] < CONSTANT
-        text = "; ".join(f"{words} {', '.join(some.loc[which, 'model'])}" for words, which in (
-            ("above it", above), ("below it", below), ("not told apart from it", ~(above | below))) if which.any())
-        lines.append(f"- {protocol}, {kind} ({some.reals.iloc[0]} reals, {some.videos.iloc[0]} fakes), against the constant "
-                     f"answer: {text}.")
+        groups = {"above it": above, "below it": below, "not told apart from it": ~(above | below)}
+        text = "; ".join(f"{words} {', '.join(some.loc[which, 'model'])}"
+                         for words, which in groups.items() if which.any())
+        lines.append(f"- {protocol}, {kind} ({some.reals.iloc[0]} reals, {some.videos.iloc[0]} "
+                     f"fakes), against the constant answer: {text}.")
     return "\n".join(lines)

@@ -1,39 +1,39 @@
-"""Scores of several models on several splits -> the tables of the chapters."""
+"""Turn the scores of several models on several splits into the tables of the chapters."""
 
 from collections.abc import Sequence
 
 import pandas as pd
 
 from dfnb import KEY, UserError
-from dfnb.evaluation import comparison, metrics, report
+from dfnb.evaluation import comparison, report
 from dfnb.evaluation.intervals import DEFAULT, Bootstrap
+from dfnb.evaluation.metrics import CHOSEN, CONSTANT
 
-CONSTANT = 'always "fake"'
-CHOSEN = "threshold from validation"
 MEASURES = ["ACC", "F1", "balanced", "EER", "AUC"]
 
 
 def by_split(scores: pd.DataFrame, bootstrap: Bootstrap = DEFAULT) -> pd.DataFrame:
-    """One row per model, split, unit (frame, video) and answer: `evaluate.report` of each model on each split.
+    """Return the table of `report.report` for each model on each split.
 
-    `scores` has the columns of a score table, and model and split; test and validation splits.
+    It has a row per model, split seed, unit (frame, video) and answer. `scores` has the columns of
+    a score table, and model and split_seed; its splits are test and validation.
     """
-    found = [report.report(rows, bootstrap=bootstrap)["table"].assign(model=model, split_seed=split_seed)
-             for (model, split_seed), rows in scores.groupby(["model", "split_seed"], sort=False)]
+    found = [report.report(rows, bootstrap=bootstrap)["table"].assign(model=model, split_seed=seed)
+             for (model, seed), rows in scores.groupby(["model", "split_seed"], sort=False)]
     table = pd.concat(found, ignore_index=True)
     return table[["model", "split_seed", *table.columns.drop(["model", "split_seed"])]]
 
 
 def chosen(per_split: pd.DataFrame, unit: str) -> pd.DataFrame:
-    """The rows of one unit at the threshold from validation."""
+    """Return the rows of one unit at the threshold from validation."""
     return per_split[(per_split.unit == unit) & (per_split.answer == CHOSEN)]
 
 
 def over_splits(per_split: pd.DataFrame, answer: str = CHOSEN) -> pd.DataFrame:
-    """The study's table: mean of every measure over the splits, by unit and model, the constant answer last.
+    """Return the mean of each measure over the splits, by unit and model, the constant answer last.
 
-    `lowest` and `highest` are the AUCs of single splits (spread by split); `low` and `high` are the bounds of one
-    split's interval (sampling of test videos), averaged over the splits.
+    `lowest` and `highest` are the AUCs of single splits (spread by split). `low` and `high` are the
+    means over the splits of the bounds of one split's interval (sampling of test videos).
     """
     constant = per_split[per_split.answer == CONSTANT].assign(model=CONSTANT)
     rows = pd.concat([per_split[per_split.answer == answer], constant])
@@ -45,39 +45,39 @@ def over_splits(per_split: pd.DataFrame, answer: str = CHOSEN) -> pd.DataFrame:
 
 
 def by_manipulation(scores: pd.DataFrame, manipulations: Sequence[str]) -> pd.DataFrame:
-    """The table of `over_splits` for some manipulations by themselves: the test split's reals against each one's fakes."""
+    """Return the table of `over_splits` for the fakes of each manipulation against all reals."""
     tables = {}
     for manipulation in manipulations:
-        rows = scores[(scores.split != "test") | scores.manipulation.isin(["real", manipulation])]
-        tables[manipulation] = over_splits(by_split(rows))
+        wanted = (scores.split != "test") | scores.manipulation.isin(["real", manipulation])
+        tables[manipulation] = over_splits(by_split(scores[wanted]))
     return pd.concat(tables, names=["tested on"]) if tables else pd.DataFrame()
 
 
 def across(scores: pd.DataFrame, home: pd.DataFrame) -> pd.DataFrame:
-    """One row per corpus and model: how a detector does on a corpus it was not fitted on, videos as the unit.
+    """Return one row per corpus and model: a detector on a corpus it was not fitted on, by videos.
 
-    `scores` are those of `experiment.across`. `home` holds the scores of the same models and splits on their own corpus;
-    its validation split gives the threshold.
+    `scores` are those of `experiment.across`. `home` holds the scores of the same models and splits
+    on the corpus they were fitted on; its validation split gives the threshold.
     """
     found = []
-    for (tested, model, split_seed), rows in scores.groupby(["tested", "model", "split_seed"], sort=False):
-        own = home[(home.model == model) & (home.split_seed == split_seed) & (home.split == "validation")]
+    for (tested, model, seed), rows in scores.groupby(["tested", "model", "split_seed"],
+                                                      sort=False):
+        own = home[(home.model == model) & (home.split_seed == seed)
+                   & (home.split == "validation")]
         both = pd.concat([own, rows.drop(columns="tested")], ignore_index=True)
-        videos = rows.drop_duplicates(KEY).label
+        labels = rows.drop_duplicates(KEY).label
         found.append(chosen(by_split(both), "video").assign(
-            tested=tested, reals=int((videos == 0).sum()), fakes=int((videos == 1).sum())))
-    return pd.concat(found, ignore_index=True)[["tested", "model", "reals", "fakes", *MEASURES, "low", "high"]]
+            tested=tested, reals=int((labels == 0).sum()), fakes=int((labels == 1).sum())))
+    columns = ["tested", "model", "reals", "fakes", *MEASURES, "low", "high"]
+    return pd.concat(found, ignore_index=True)[columns]
 
 
 def paired(scores: pd.DataFrame, first: str, second: str,
            bootstrap: Bootstrap = DEFAULT) -> pd.DataFrame:
-    """Compare two models on the same test videos, split by split: one row of `compare.compare` each."""
+    """Compare two models on the same test videos: one row of `comparison.compare` per split."""
     test = scores[scores.split == "test"]
     if missing := {first, second} - set(test.model):
-        raise UserError(f"there are no scores of {', '.join(sorted(missing))}, only of {', '.join(test.model.unique())}")
-    videos = metrics.to_videos(test[test.model == first]), metrics.to_videos(test[test.model == second])
-    both = videos[0].merge(videos[1], on=[*KEY, "split_seed"], suffixes=("", "_other"), validate="one_to_one")
-    return pd.DataFrame([
-        {"split_seed": split_seed} | comparison.compare(rows.label, rows.score, rows.score_other, rows.group,
-                                           bootstrap)
-        for split_seed, rows in both.groupby("split_seed")])
+        raise UserError(f"there are no scores of {', '.join(sorted(missing))}, only of "
+                        f"{', '.join(test.model.unique())}")
+    of_first, of_second = (test[test.model == model] for model in (first, second))
+    return comparison.table(of_first, of_second, bootstrap, by=["split_seed"])
