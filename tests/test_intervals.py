@@ -1,4 +1,6 @@
-"""Intervals and comparisons: properties, brute force, coverage in simulation, and data that supports none."""
+"""Intervals and comparisons: properties, brute force, coverage in simulation, and data that
+supports none.
+"""
 
 import itertools
 import math
@@ -36,10 +38,12 @@ def drawn(seed=0, reals=10, fakes=100, shift=1.5):
 
 @QUICK
 @given(st.floats(0, 1), st.integers(1, 200), st.integers(1, 200))
-def test_newcombe_lies_in_the_unit_interval_holds_the_auc_and_has_a_width(auc, positives, negatives):
+def test_newcombe_lies_in_the_unit_interval_holds_the_auc_and_has_a_width(
+        auc, positives, negatives):
     low, high = intervals.newcombe(auc, positives, negatives)
     assert 0 <= low <= auc + 1e-12 and auc - 1e-12 <= high <= 1
-    assert high - low > min(0.01, 3 / (positives + negatives))  # a hundredth, but for more than 300 videos
+    # a hundredth, but for more than 300 videos
+    assert high - low > min(0.01, 3 / (positives + negatives))
     mirrored = intervals.newcombe(1 - auc, negatives, positives)
     assert mirrored == pytest.approx((1 - high, 1 - low), abs=1e-9)
 
@@ -76,7 +80,8 @@ def test_delong_equals_the_u_statistics_over_all_pairs(data):
         by_fake = np.cov(kernels[i].mean(axis=1), kernels[j].mean(axis=1))[0, 1]
         by_real = np.cov(kernels[i].mean(axis=0), kernels[j].mean(axis=0))[0, 1]
         expected[i, j] = by_fake / kernels[i].shape[0] + by_real / kernels[i].shape[1]
-    np.testing.assert_allclose(intervals.delong_covariance(labels, [first, second]), expected, atol=1e-12)
+    np.testing.assert_allclose(intervals.delong_covariance(labels, [first, second]), expected,
+                               atol=1e-12)
 
 
 @QUICK
@@ -166,7 +171,8 @@ def test_a_bootstrap_of_eleven_thousand_videos_takes_well_under_a_few_seconds():
 def test_newcombe_covers_the_truth_in_94_to_98_of_100_samples(auc, reals, fakes):
     kinds = {name: KINDS[name] for name in ("Newcombe", "DeLong")}
     found = coverage(auc, reals, fakes, kinds, seed=7)["coverage"]
-    assert 0.94 <= found["Newcombe"] <= 0.98 + 0.005  # one standard error of 1,000 repeats above 98 %
+    # one standard error of 1,000 repeats above 98 %
+    assert 0.94 <= found["Newcombe"] <= 0.98 + 0.005
     if reals == 10:
         assert found["DeLong"] < 0.92  # why it is not the primary interval
 
@@ -194,7 +200,8 @@ def test_a_comparison_turns_its_sign_when_the_models_change_places(data, seed):
     assert there["difference"] == pytest.approx(-back["difference"], abs=1e-12)
     assert there["p_permutation"] == pytest.approx(back["p_permutation"])
     if not there["reason"]:
-        assert (there["low"], there["high"]) == pytest.approx((-back["high"], -back["low"]), abs=1e-12)
+        assert (there["low"], there["high"]) == pytest.approx((-back["high"], -back["low"]),
+                                                              abs=1e-12)
         assert there["detectable"] > 0
 
 
@@ -216,7 +223,8 @@ def test_the_permutation_agrees_with_all_swaps_of_six_groups():
 
 def test_a_permutation_does_not_mind_that_two_models_use_two_scales():
     labels, scores, groups = drawn(fakes=40)
-    assert comparison.paired_permutation(labels, scores, 100 * scores - 7, groups, Bootstrap(draws=200)) == 1
+    assert comparison.paired_permutation(labels, scores, 100 * scores - 7, groups,
+                                         Bootstrap(draws=200)) == 1
 
 
 def test_two_models_far_apart_are_told_apart_and_two_equal_ones_never_called_equal():
@@ -226,11 +234,13 @@ def test_two_models_far_apart_are_told_apart_and_two_equal_ones_never_called_equ
     assert far["low"] > 0 and far["p_permutation"] < 0.01 and far["p_delong"] < 0.01
     assert far["says"].startswith("The first model ranks these videos better")
     near = comparison.compare(labels, scores, scores + 0.3 * noise, groups)
-    assert "do not tell the two models apart" in near["says"] and "no difference" not in near["says"]
+    assert "do not tell the two models apart" in near["says"]
+    assert "no difference" not in near["says"]
 
 
 def test_the_detectable_difference_is_the_sum_of_two_quantiles():
-    assert comparison.detectable_difference(0.01) == pytest.approx((1.959964 + 0.841621) * 0.01, abs=1e-8)
+    assert comparison.detectable_difference(0.01) == pytest.approx((1.959964 + 0.841621) * 0.01,
+                                                                   abs=1e-8)
 
 
 def test_models_of_different_length_are_refused():
@@ -279,7 +289,10 @@ def equal_cells(seed, cells, correlation=0.8):
 
 def test_picking_the_best_of_equal_cells_is_optimistic_by_about_what_is_estimated():
     known = power.expected_optimism(27, 0.85, 10, 100, correlation=0.8)["optimism"]
-    estimates = [power.optimism_of_best(*equal_cells(seed, 27), Bootstrap(draws=200))["optimism"] for seed in range(20)]
+    estimates = [
+        power.optimism_of_best(*equal_cells(seed, 27), Bootstrap(draws=200))["optimism"]
+        for seed in range(20)
+    ]
     assert known == pytest.approx(0.06, abs=0.01)
     assert np.mean(estimates) == pytest.approx(known, abs=0.02)
 
@@ -290,9 +303,8 @@ def test_one_cell_has_no_optimism_and_one_class_has_a_reason():
     )
     labels, scores, groups = equal_cells(0, 1)
     assert power.optimism_of_best(labels, scores, groups)["optimism"] == pytest.approx(0, abs=0.02)
-    assert (
-        "only fake" in power.optimism_of_best(labels[labels == 1], scores[:, labels == 1], groups)["reason"]
-    )
+    assert ("only fake" in power.optimism_of_best(labels[labels == 1], scores[:, labels == 1],
+                                                  groups)["reason"])
 
 
 MATRICES = {

@@ -73,7 +73,8 @@ def test_best_threshold_reaches_the_largest_balanced_accuracy_there_is(data):
     labels, scores = data
     tried = [metrics.at_threshold(labels, scores, at)["balanced"] for at in [*scores, 2.0]]
     chosen = metrics.best_threshold(labels, scores)
-    assert metrics.at_threshold(labels, scores, chosen)["balanced"] == pytest.approx(max(tried), abs=1e-12)
+    assert metrics.at_threshold(labels, scores, chosen)["balanced"] == pytest.approx(
+        max(tried), abs=1e-12)
 
 
 def test_a_roc_worked_out_by_hand():
@@ -88,7 +89,8 @@ def test_a_roc_worked_out_by_hand():
 
 
 def test_metrics_at_a_threshold_by_hand():
-    found = metrics.at_threshold([1, 1, 1, 0, 0], [0.9, 0.5, 0.4, 0.5, 0.1], 0.5)  # 0.5 counts as fake
+    # 0.5 counts as fake
+    found = metrics.at_threshold([1, 1, 1, 0, 0], [0.9, 0.5, 0.4, 0.5, 0.1], 0.5)
     assert [found[name] for name in ("TP", "FP", "FN", "TN")] == [2, 1, 1, 1]
     assert found["ACC"] == 3 / 5
     assert found["balanced"] == pytest.approx((2 / 3 + 1 / 2) / 2)
@@ -126,7 +128,8 @@ def test_constant_scores_rank_nothing():
 
 
 def test_a_threshold_on_nan_scores_gives_nan():
-    assert all(math.isnan(value) for value in metrics.at_threshold([0, 1], [math.nan, 0.5], 0.5).values())
+    assert all(
+        math.isnan(value) for value in metrics.at_threshold([0, 1], [math.nan, 0.5], 0.5).values())
 
 
 def test_labels_other_than_zero_and_one_are_refused():
@@ -136,8 +139,8 @@ def test_labels_other_than_zero_and_one_are_refused():
 
 def frames(rows):
     return pd.DataFrame(
-        rows, columns=["corpus", "manipulation", "video", "group", "split", "frame", "label", "score"]
-    )
+        rows,
+        columns=["corpus", "manipulation", "video", "group", "split", "frame", "label", "score"])
 
 
 def test_videos_of_two_methods_with_one_name_stay_two_videos():
@@ -157,8 +160,11 @@ def test_videos_of_two_methods_with_one_name_stay_two_videos():
 
 
 def test_a_video_whose_frames_stand_in_two_parts_counts_in_each():
-    table = frames([["c", "real", "000", 0, "train", 0, 0, 0.2], ["c", "real", "000", 0, "test", 1, 0, 0.4]])
-    assert metrics.to_videos(table).set_index("split")["score"].to_dict() == {"test": 0.4, "train": 0.2}
+    table = frames([["c", "real", "000", 0, "train", 0, 0, 0.2],
+                    ["c", "real", "000", 0, "test", 1, 0, 0.4]])
+    assert metrics.to_videos(table).set_index("split")["score"].to_dict() == {
+        "test": 0.4, "train": 0.2
+    }
 
 
 @pytest.mark.parametrize(
@@ -167,11 +173,13 @@ def test_a_video_whose_frames_stand_in_two_parts_counts_in_each():
 def test_the_ways_from_frames_to_a_video(how, expected):
     # the odds 1/4, 2/3 and 9 multiply to 3/2, whose cube root 1.1447 is the odds of the mean logit
     rows = [["c", "real", "0", 0, "test", at, 0, score] for at, score in enumerate((0.2, 0.4, 0.9))]
-    assert metrics.to_videos(frames(rows), how)["score"].iloc[0] == pytest.approx(expected, abs=5e-5)
+    assert metrics.to_videos(frames(rows), how)["score"].iloc[0] == pytest.approx(
+        expected, abs=5e-5)
 
 
 def test_a_video_with_two_labels_and_an_unknown_average_are_refused():
-    table = frames([["c", "real", "000", 0, "test", 0, 0, 0.2], ["c", "real", "000", 0, "test", 1, 1, 0.4]])
+    table = frames([["c", "real", "000", 0, "test", 0, 0, 0.2],
+                    ["c", "real", "000", 0, "test", 1, 1, 0.4]])
     with pytest.raises(UserError, match="000.*two labels"):
         metrics.to_videos(table)
     with pytest.raises(UserError, match="mean, logit, median, max, got 'sum'"):

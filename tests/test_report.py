@@ -1,4 +1,6 @@
-"""Score files of other detectors: results worked out by hand, spellings, bad rows, what is written."""
+"""Score files of other detectors: results worked out by hand, spellings, bad rows, what is
+written.
+"""
 
 import json
 import math
@@ -38,16 +40,17 @@ def study_like(seed: int = 0, frames: int = 101) -> pd.DataFrame:
     names = [f"{place:03d}" for place in range(100)]
     videos = [("real", name, 0) for name in names[:10]]
     videos += [("NeuralTextures", f"{names[at]}_{names[at ^ 1]}", 1) for at in range(100)]
-    table = pd.DataFrame(videos, columns=["manipulation", "video", "label"]).assign(own=rng.normal(size=110))
+    table = pd.DataFrame(videos, columns=["manipulation", "video",
+                                          "label"]).assign(own=rng.normal(size=110))
     table = table.merge(pd.DataFrame({"frame": range(frames)}), how="cross")
     noise = rng.normal(size=len(table))
-    return table.assign(score=1 / (1 + np.exp(-(table["own"] + 1.5 * table["label"] + noise)))).drop(
-        columns="own"
-    )
+    return table.assign(
+        score=1 / (1 + np.exp(-(table["own"] + 1.5 * table["label"] + noise)))).drop(columns="own")
 
 
 def test_a_file_worked_out_by_hand_gives_these_numbers_to_four_digits(written, tmp_path):
-    # fakes .6 .7 .9, reals .1 .6: one pair of six is tied, so AUC = 5.5/6; at 0.5: TP 3, FP 1, FN 0, TN 1;
+    # fakes .6 .7 .9, reals .1 .6: one pair of six is tied, so AUC = 5.5/6;
+    # at 0.5: TP 3, FP 1, FN 0, TN 1;
     # at .6 FNR falls from 1/3 to 0 while FPR rises from 0 to 1/2: they meet at 1/5
     found = report.evaluate(written(BY_HAND), tmp_path / "out")
     row = found["table"].query("answer == 'threshold 0.5'").iloc[0]
@@ -98,7 +101,8 @@ def test_eleven_thousand_rows_take_under_five_seconds_and_everything_is_written(
     found = report.evaluate(tmp_path / "one.csv", tmp_path / "out", other=tmp_path / "two.csv")
     assert time.perf_counter() - start < 5
     names = {path.name for path in (tmp_path / "out").iterdir()}
-    assert names == {f"{name}.csv" for name in report.TABLES} | {"report.json", "roc.png", "scores.png"}
+    assert names == {f"{name}.csv"
+                     for name in report.TABLES} | {"report.json", "roc.png", "scores.png"}
     assert (tmp_path / "out" / "roc.png").read_bytes().startswith(b"\x89PNG")
     stored = json.loads((tmp_path / "out" / "report.json").read_text())
     assert (
@@ -114,7 +118,8 @@ def test_eleven_thousand_rows_take_under_five_seconds_and_everything_is_written(
         10_100,
     ]
     text = report.summary(found)
-    assert "10 real and 100 fake videos in 50 identity groups" in text and "two models apart" in text
+    assert "10 real and 100 fake videos in 50 identity groups" in text
+    assert "two models apart" in text
     videos = pd.read_csv(tmp_path / "out" / "videos.csv", dtype={"video": str})
     assert set(videos["video"]) >= {"000", "000_001"}
 
@@ -134,10 +139,11 @@ def test_a_detector_compared_with_itself_shows_nothing(tmp_path):
     assert row["difference"] == 0 and row["p_permutation"] == 1 and math.isnan(row["low"])
 
 
-@pytest.mark.parametrize(
-    "header",
-    ["video,score,label", "Video ID,P_fake,is_fake", "filename,Probability,ground truth", "clip;pred;y"],
-)
+@pytest.mark.parametrize("header", [
+    "video,score,label", "Video ID,P_fake,is_fake", "filename,Probability,ground truth",
+    "clip;pred;y"
+],
+                         )
 def test_common_spellings_are_found(written, header):
     separator = ";" if ";" in header else ","
     rows = [["007", "0.25", "real"], ["007_008", "0.75", "FAKE"]]
@@ -153,23 +159,25 @@ def test_columns_can_be_named_and_parquet_is_read_alike(tmp_path):
     )
     table.to_csv(tmp_path / "a.csv", index=False)
     table.to_parquet(tmp_path / "a.parquet")
-    one, two = (
-        read_scores(tmp_path / name, score="mine", label="truth")[0] for name in ("a.csv", "a.parquet")
-    )
+    one, two = (read_scores(tmp_path / name, score="mine", label="truth")[0]
+                for name in ("a.csv", "a.parquet"))
     pd.testing.assert_frame_equal(one, two, check_dtype=False)
 
 
 def test_logits_become_probabilities_only_by_option(written):
     path = written("video,label,score\na,0,-2\nb,1,0\n")
-    assert read_scores(path, logits=True)[0]["score"].tolist() == pytest.approx([1 / (1 + math.exp(2)), 0.5])
-    with pytest.raises(UserError, match=r"row 1 \(line 2\) has a score outside \[0, 1\]; .*logits.*'-2'"):
+    assert read_scores(path, logits=True)[0]["score"].tolist() == pytest.approx(
+        [1 / (1 + math.exp(2)), 0.5])
+    with pytest.raises(UserError,
+                       match=r"row 1 \(line 2\) has a score outside \[0, 1\]; .*logits.*'-2'"):
         read_scores(path)
 
 
 def test_groups_come_from_the_file_else_from_names_else_there_is_a_warning(written):
     own, note = read_scores(written("video,label,score,group\na,0,0.1,g\nb,1,0.2,g\n"))
-    assert own["group"].tolist() == ["g", "g"] and "file's own" in note[1]
-    paths = "video,label,score\noriginal/003.mp4,0,0.1\nmanipulated/FaceSwap/c23/000_003.mp4,1,0.2\n"
+    assert own["group"].tolist() == ["g", "g"] and "those of the file" in note[1]
+    paths = ("video,label,score\noriginal/003.mp4,0,0.1\n"
+             "manipulated/FaceSwap/c23/000_003.mp4,1,0.2\n")
     derived, note = read_scores(written(paths))
     assert derived["group"].nunique() == 1 and "FaceForensics++" in note[1]
     assert derived["manipulation"].tolist() == ["real", "FaceSwap"]
@@ -182,30 +190,26 @@ GOOD = "video,frame,label,score\na,0,0,0.1\nb,0,1,0.9\n"
 
 @pytest.mark.parametrize(
     ("text", "sentence"),
-    [
-        (GOOD + "c,0,1,\n", r"row 3 \(line 4\) has a score that is no number: ''"),
-        (GOOD + "c,0,1,NaN\nd,0,1,nan\n", r"row 3 \(line 4\) .* no number: 'NaN' \(and 1 more row\)"),
-        (GOOD + "c,0,1,high\n", r"row 3 \(line 4\) .* no number: 'high'"),
-        (GOOD + "\nc,0,1,1.5\n", r"row 4 \(line 5\) has a score outside \[0, 1\].*'1.5'"),
-        (GOOD + "c,0,1,inf\n", r"row 3 \(line 4\) has an infinite score"),
-        (GOOD + "c,0,2,0.5\n", r"row 3 \(line 4\) has a label that is none of 0 or real, 1 or fake: '2'"),
-        (GOOD + "c,x,1,0.5\n", r"row 3 \(line 4\) has a frame that is no whole number: 'x'"),
-        (GOOD + ",0,1,0.5\n", r"row 3 \(line 4\) has no video"),
-        (GOOD + "a,0,0,0.5\n", r"row 3 \(line 4\) repeats a frame of a video: 'a'"),
-        ("video,manipulation,label,score\na,X,0,0.1\nb,X,1,0.9\na,X,1,0.5\n", r"row 3 .* a second label: 'a'"),
-        (
-            "video,label,score\na,1,0.1\nb,1,0.9\n",
-            r"row 1 \(line 2\) to row 2 \(line 3\), are fake: a ranking",
-        ),
-        (
-            "video,label,score,split\na,1,0.1,test\nb,0,0.9,exam\n",
-            r"row 2 .* none of train, validation, test: 'exam'",
-        ),
-        ("video,label\na,1\n", "needs a column for score; it has video, label"),
-        ("video,label,score\n", "has a header and no rows"),
-        ("", "no readable CSV or Parquet table"),
-        (GOOD + "c,0,1,0.5,7\n", "no readable CSV.*line 4"),
-    ],
+    [(GOOD + "c,0,1,\n", r"row 3 \(line 4\) has a score that is no number: ''"),
+     (GOOD + "c,0,1,NaN\nd,0,1,nan\n", r"row 3 \(line 4\) .* no number: 'NaN' \(and 1 more row\)"),
+     (GOOD + "c,0,1,high\n", r"row 3 \(line 4\) .* no number: 'high'"),
+     (GOOD + "\nc,0,1,1.5\n", r"row 4 \(line 5\) has a score outside \[0, 1\].*'1.5'"),
+     (GOOD + "c,0,1,inf\n", r"row 3 \(line 4\) has an infinite score"),
+     (GOOD + "c,0,2,0.5\n",
+      r"row 3 \(line 4\) has a label that is none of 0 or real, 1 or fake: '2'"),
+     (GOOD + "c,x,1,0.5\n", r"row 3 \(line 4\) has a frame that is no whole number: 'x'"),
+     (GOOD + ",0,1,0.5\n", r"row 3 \(line 4\) has no video"),
+     (GOOD + "a,0,0,0.5\n", r"row 3 \(line 4\) repeats a frame of a video: 'a'"),
+     ("video,manipulation,label,score\na,X,0,0.1\nb,X,1,0.9\na,X,1,0.5\n",
+      r"row 3 .* a second label: 'a'"),
+     ("video,label,score\na,1,0.1\nb,1,0.9\n",
+      r"row 1 \(line 2\) to row 2 \(line 3\), are fake: a ranking",
+      ),
+     ("video,label,score,split\na,1,0.1,test\nb,0,0.9,exam\n",
+      r"row 2 .* none of train, validation, test: 'exam'",
+      ), ("video,label\na,1\n", "needs a column for score; it has video, label"),
+     ("video,label,score\n", "has a header and no rows"), ("", "no readable CSV or Parquet table"),
+     (GOOD + "c,0,1,0.5,7\n", "no readable CSV.*line 4"),],
 )
 def test_a_bad_row_is_a_sentence_with_its_number(written, text, sentence):
     with pytest.raises(UserError, match=sentence):
@@ -213,7 +217,8 @@ def test_a_bad_row_is_a_sentence_with_its_number(written, text, sentence):
 
 
 def test_a_wrong_option_or_a_missing_file_is_a_sentence(written, tmp_path):
-    with pytest.raises(UserError, match="no column 'mine' for the score; it has video, frame, label, score"):
+    with pytest.raises(UserError,
+                       match="no column 'mine' for the score; it has video, frame, label, score"):
         read_scores(written(GOOD), score="mine")
     with pytest.raises(UserError, match="there is no score file"):
         read_scores(tmp_path / "nothing.csv")
@@ -226,9 +231,8 @@ def test_a_test_part_of_one_class_gives_reasons_and_does_not_stop_the_report(wri
     text = "video,label,score,split\na,0,0.1,val\nb,1,0.9,val\nc,1,0.4,test\nd,1,0.8,test\n"
     found = report.evaluate(written(text), tmp_path / "out")
     row = found["table"].iloc[0]
-    assert (
-        math.isnan(row["AUC"]) and math.isnan(row["low"]) and row["reason"] == "only fake rows, no real ones"
-    )
+    assert (math.isnan(row["AUC"]) and math.isnan(row["low"])
+            and row["reason"] == "only fake rows, no real ones")
     assert (row["TP"], row["FN"]) == (1, 1)
     assert any("undefined" in note for note in found["notes"])
     assert not (tmp_path / "out" / "roc.png").exists()
@@ -236,7 +240,8 @@ def test_a_test_part_of_one_class_gives_reasons_and_does_not_stop_the_report(wri
 
 def test_a_file_without_test_rows_and_files_without_common_videos_are_refused(written, tmp_path):
     with pytest.raises(UserError, match="no rows of the split test, only train"):
-        report.evaluate(written("video,label,score,split\na,0,0.1,train\nb,1,0.9,train\n"), tmp_path / "out")
+        report.evaluate(written("video,label,score,split\na,0,0.1,train\nb,1,0.9,train\n"),
+                        tmp_path / "out")
     one, two = (
         written("video,label,score\na,0,0.1\nb,1,0.9\n"),
         written("video,label,score\nc,0,0.1\nd,1,1\n", "2.csv"),

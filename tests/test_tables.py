@@ -9,21 +9,27 @@ from dfnb.evaluation import tables
 from dfnb.evaluation.intervals import Bootstrap
 
 
-def score_table(model: str, split_seed: int, reals: list[float], fakes: list[float]) -> pd.DataFrame:
+def score_table(model: str, split_seed: int, reals: list[float],
+                fakes: list[float]) -> pd.DataFrame:
     """Two frames a video with the same score, the same videos in validation and in test."""
     rows = [("real", f"{at:03d}", at, 0, score) for at, score in enumerate(reals)]
     rows += [("FaceSwap", f"{at:03d}_{at + 1:03d}", at, 1, score) for at, score in enumerate(fakes)]
     table = pd.DataFrame(rows, columns=["manipulation", "video", "group", "label", "score"]).assign(
         corpus="demo", model=model, split_seed=split_seed)
-    return pd.concat([table.assign(split=split, frame=frame) for split in ("validation", "test") for frame in (0, 5)],
-                     ignore_index=True)
+    return pd.concat([
+        table.assign(split=split, frame=frame)
+        for split in ("validation", "test")
+        for frame in (0, 5)
+    ], ignore_index=True)
 
 
 @pytest.fixture
 def scores():
     return pd.concat([
-        score_table("good", 0, [0.1, 0.2], [0.8, 0.9, 0.7]), score_table("good", 1, [0.1, 0.75], [0.8, 0.9, 0.7]),
-        score_table("poor", 0, [0.5, 0.6], [0.4, 0.55, 0.7]), score_table("poor", 1, [0.6, 0.5], [0.4, 0.55, 0.7]),
+        score_table("good", 0, [0.1, 0.2], [0.8, 0.9, 0.7]),
+        score_table("good", 1, [0.1, 0.75], [0.8, 0.9, 0.7]),
+        score_table("poor", 0, [0.5, 0.6], [0.4, 0.55, 0.7]),
+        score_table("poor", 1, [0.6, 0.5], [0.4, 0.55, 0.7]),
     ], ignore_index=True)
 
 
@@ -46,7 +52,8 @@ def test_means_stand_beside_the_extremes_and_the_constant_answer(scores):
 
 
 def test_other_manipulations_are_tested_against_the_same_reals(scores):
-    extra = scores[(scores.manipulation == "FaceSwap") & (scores.split == "test")].assign(manipulation="Deepfakes", score=0.0)
+    extra = scores[(scores.manipulation == "FaceSwap") & (scores.split == "test")].assign(
+        manipulation="Deepfakes", score=0.0)
     table = tables.by_manipulation(pd.concat([scores, extra]), ["FaceSwap", "Deepfakes"])
     alone = tables.over_splits(tables.by_split(scores))
     pd.testing.assert_frame_equal(table.loc["FaceSwap"], alone)
@@ -55,11 +62,13 @@ def test_other_manipulations_are_tested_against_the_same_reals(scores):
 
 
 def test_another_corpus_is_judged_by_the_threshold_from_home(scores):
-    foreign = score_table("good", 0, [0.1, 0.95], [0.8, 0.9, 0.2]).query("split == 'test'").assign(tested="else", corpus="c")
+    foreign = score_table("good", 0, [0.1, 0.95], [0.8, 0.9, 0.2]).query("split == 'test'").assign(
+        tested="else", corpus="c")
     row = tables.across(foreign, scores).iloc[0]
     assert row[["tested", "model", "reals", "fakes"]].tolist() == ["else", "good", 2, 3]
     assert pytest.approx(3 / 6) == row.AUC
-    assert row.balanced == pytest.approx((1 / 2 + 2 / 3) / 2)  # at home the threshold lies between .2 and .7
+    # at home the threshold lies between .2 and .7
+    assert row.balanced == pytest.approx((1 / 2 + 2 / 3) / 2)
 
 
 def test_paired_differences_are_those_of_the_same_videos(scores):

@@ -28,7 +28,7 @@ def table(
     first: pd.DataFrame, second: pd.DataFrame, bootstrap: Bootstrap = DEFAULT,
     by: Sequence[str] = (),
 ) -> pd.DataFrame:
-    """Compare two tables of test scores on the videos in both: one row of `compare` per value of `by`.
+    """Compare two tables of test scores on common videos: a row of `compare` per value of `by`.
 
     The tables hold frames or videos. Raises UserError where no video is in both, or where a video
     has another label in the second table.

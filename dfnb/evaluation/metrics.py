@@ -32,7 +32,7 @@ def roc(labels: ArrayLike, scores: ArrayLike) -> tuple[np.ndarray, np.ndarray, n
 
 
 def auc(labels: ArrayLike, scores: ArrayLike) -> float:
-    """Return the share of (fake, real) pairs in which the fake scores higher; a tie counts one half.
+    """Return the share of (fake, real) pairs in which the fake scores higher; a tie counts half.
 
     The ranks of the fakes give the number of pairs exactly, so the share is one division.
     """
@@ -91,7 +91,7 @@ def constant_answer(labels: ArrayLike) -> dict[str, float]:
 
 
 def best_threshold(labels: ArrayLike, scores: ArrayLike) -> float:
-    """Return the threshold of largest balanced accuracy; call it on validation only, then freeze it.
+    """Return the threshold of largest balanced accuracy; call it on validation only.
 
     Candidates lie half-way between neighbouring distinct scores; of equally good ones the nearest
     to 0.5 wins.

@@ -37,7 +37,7 @@ def expected_optimism(
     models: int, auc: float, reals: int, fakes: int, *,
     correlation: float, repeats: int = 1000, seed: int = 0,
 ) -> dict[str, float]:
-    """Return what choosing the best of `models` equally good models on the test set adds to its AUC.
+    """Return what choosing the best of `models` equally good models on test adds to its AUC.
 
     `correlation` is that of two models' scores within a class. Keys: optimism (mean), low, high
     (the middle 95 % of the best model's AUC), spread (mean distance from the best to the worst).

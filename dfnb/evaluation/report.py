@@ -109,13 +109,14 @@ def _rows(unit: str, rows: pd.DataFrame, validation: pd.DataFrame, bootstrap: Bo
     """Return the table's rows of one unit; frames are resampled by identity group."""
     labels, scores, groups = (rows[column].to_numpy() for column in ("label", "score", "group"))
     of_unit = intervals.interval if unit == "video" else intervals.cluster_bootstrap
-    ranking = of_unit(labels, scores, groups, bootstrap).row() | {"EER": metrics.eer(labels, scores)}
+    ranking = of_unit(labels, scores, groups, bootstrap).row()
+    ranking["EER"] = metrics.eer(labels, scores)
     thresholds = {FIXED: 0.5}
     if len(validation):
         chosen = metrics.best_threshold(validation["label"], validation["score"])
         thresholds |= {} if math.isnan(chosen) else {CHOSEN: chosen}
-    answers = [ranking | metrics.at_threshold(labels, scores, at) | {"answer": name, "threshold": at}
-               for name, at in thresholds.items()]
+    answers = [ranking | metrics.at_threshold(labels, scores, at)
+               | {"answer": name, "threshold": at} for name, at in thresholds.items()]
     constant = metrics.constant_answer(labels) | {"answer": CONSTANT}
     return [{"unit": unit} | row for row in [*answers, constant]]
 
@@ -153,7 +154,7 @@ def _manipulations(videos: pd.DataFrame, bootstrap: Bootstrap) -> pd.DataFrame:
 
 
 def _averages(rows: pd.DataFrame) -> pd.DataFrame:
-    """Return AUC and EER for every way from frame scores to a video score; the mean is the result."""
+    """Return AUC and EER for every way to average frames; the mean is the study's."""
     found = []
     for how in metrics.AVERAGES:
         videos = metrics.to_videos(rows, how)
@@ -164,7 +165,7 @@ def _averages(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def _comparison(videos: pd.DataFrame, other: pd.DataFrame, bootstrap: Bootstrap) -> pd.DataFrame:
-    """Return the paired comparison on the test videos that both files have, as a table of one row."""
+    """Return the paired comparison on the test videos of both files, as a table of one row."""
     theirs = metrics.to_videos(other[other["split"] == "test"])
     table = comparison.table(videos, theirs, bootstrap)
     both = table["reals"] + table["fakes"]
@@ -187,7 +188,7 @@ def _notes(test: pd.DataFrame, videos: pd.DataFrame, validation: pd.DataFrame) -
 
 
 def _figures(found: dict) -> dict[str, Figure]:
-    """Return the ROC and the histogram of the video scores; without both classes there is no ROC."""
+    """Return the ROC (where both classes are there) and the histogram of the video scores."""
     videos, figures = found["videos"], {}
     if not metrics.undefined(videos["label"], videos["score"]):
         figures["roc"] = Figure(figsize=(4.5, 4.5), layout="constrained")
