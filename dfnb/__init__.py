@@ -1,4 +1,4 @@
-"""Deepfake detection with CLIP as a notebook-first, leak-aware study. Fake is the positive class (label 1)."""
+"""Deepfake detection with CLIP, a notebook-first, leak-aware study; fake is the class 1."""
 
 __version__ = "0.2.0"
 

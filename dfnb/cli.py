@@ -1,4 +1,4 @@
-"""The command `dfnb`. Rooms are imported inside the commands, so that `dfnb --help` answers at once."""
+"""The command `dfnb`. Commands import what they need, so that `dfnb --help` answers at once."""
 
 import sys
 from pathlib import Path
@@ -7,79 +7,83 @@ from typing import Annotated
 import typer
 
 app = typer.Typer(
-    help="Deepfake detection with CLIP: the study's notebooks, their runs, and the report.",
-    no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None,
-)
-ProfileName = Annotated[str, typer.Option("--profile", "-P", help="Name of a file in params/, such as demo.")]
-WORKERS = "Runs at a time; by default one a core as memory allows, on a GPU one."
-THREADS = "Threads a run; by default cores / workers."
+    help="Detect deepfakes with CLIP: run the study's notebooks and build the report.",
+    no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False,
+    rich_markup_mode=None)
+Profile = Annotated[str, typer.Option("--profile", "-P", help="Name of a file in params/.")]
+Workers = Annotated[int | None, typer.Option(
+    min=1, help="Parallel processes; by default one per core as memory allows, on a GPU one.")]
+Threads = Annotated[int | None, typer.Option(min=1, help="Threads per run: cores / workers.")]
+Force = Annotated[bool, typer.Option("--force", help="Repeat what is done, one by one.")]
 
 
 @app.command()
 def demo(
-    dest: Annotated[Path, typer.Argument(help="Folder to write, in the layout of FaceForensics++.")],
+    dest: Annotated[Path, typer.Argument(help="Folder to write, laid out as FaceForensics++.")],
     seed: Annotated[int, typer.Option(help="Seed of the world.")] = 2026,
-    identities: Annotated[int, typer.Option(help="People, an even number: one real video each.")] = 100,
-    frames: Annotated[int, typer.Option(help="Frames a video.")] = 24,
-    workers: Annotated[int | None, typer.Option(min=1, help="Processes; by default one a core as memory allows.")] = None,
+    identities: Annotated[int, typer.Option(help="Even number of people; each has a real.")] = 100,
+    frames: Annotated[int, typer.Option(help="Frames per video.")] = 24,
+    workers: Workers = None,
 ) -> None:
-    """Write a corpus of the embedded demo world: real mp4 files, no person exists."""
+    """Write a corpus of the embedded demo world: mp4 files of people who do not exist."""
     from dfnb import UserError
     from dfnb.demo import corpus
 
     try:
-        typer.echo(corpus.make(dest, seed=seed, identities=identities, frames=frames, workers=workers))
-    except ValueError as error:  # the demo knows nothing of the study, nor of its errors
+        typer.echo(corpus.make(dest, seed=seed, identities=identities, frames=frames,
+                               workers=workers))
+    except ValueError as error:  # the demo does not know UserError
         raise UserError(str(error)) from None
 
 
 @app.command()
 def study(
-    profile: ProfileName = "demo",
-    only: Annotated[list[str] | None, typer.Option(help="Chapter, by name or number; repeatable.")] = None,
-    force: Annotated[bool, typer.Option("--force", help="Repeat chapters that are done, one after the other.")] = False,
-    workers: Annotated[int | None, typer.Option(min=1, help=WORKERS)] = None,
-    threads: Annotated[int | None, typer.Option(min=1, help=THREADS)] = None,
+    profile: Profile = "demo",
+    only: Annotated[list[str] | None, typer.Option(help="A chapter; repeatable.")] = None,
+    force: Force = False, workers: Workers = None, threads: Threads = None,
 ) -> None:
-    """Run the chapters that are not done, each after the sweeps and chapters that it reads, and build the book."""
+    """Run the chapters that are not done, and what they read, and build the book."""
     from dfnb.runs import study, sweep
 
     def before(chapters: list[str]) -> list[str]:
-        return sweep.run_chapters(profile, chapters, typer.echo, force=force, workers=workers, threads=threads)
+        return sweep.run_chapters(profile, chapters, typer.echo, force=force, workers=workers,
+                                  threads=threads)
 
     cores = workers and workers * (threads or 1)
-    page = study.run(profile, only, force, progress=typer.echo, before=before, threads=threads, cores=cores)
+    page = study.run(profile, only, force, progress=typer.echo, before=before, threads=threads,
+                     cores=cores)
     if page:
         typer.echo(f"the book is built: {page}")
 
 
 @app.command()
 def run(
-    notebook: Annotated[str, typer.Argument(help="A chapter's name or number, such as 03.")],
-    profile: ProfileName = "demo",
-    given: Annotated[list[str] | None, typer.Option("-p", metavar="NAME VALUE", help="Repeatable.")] = None,
-    force: Annotated[bool, typer.Option("--force", help="Repeat it when it is done.")] = False,
+    notebook: Annotated[str, typer.Argument(help="Name or number of a chapter, such as 03.")],
+    profile: Profile = "demo",
+    given: Annotated[list[str] | None, typer.Option(
+        "-p", metavar="NAME VALUE", help="A parameter; repeatable.")] = None,
+    force: Force = False,
 ) -> None:
-    """Run one notebook with parameters of its own; prints the folder of the run."""
+    """Run one notebook with given parameters and print the folder of the run."""
     from dfnb import config
     from dfnb.runs import notebooks, study
     from dfnb.runs.parameters import parse
 
     path, settings = notebooks.find(notebook), config.load(profile)
-    typer.echo(study.execute(path, settings, parse(path, given or []), force=force, progress=typer.echo))
+    parameters = parse(path, given or [])
+    typer.echo(study.execute(path, settings, parameters, force=force, progress=typer.echo))
 
 
 @app.command()
 def sweep(
-    profile: ProfileName = "demo",
-    only: Annotated[list[str] | None, typer.Option(help="A sweep's or a notebook's name; repeatable.")] = None,
-    workers: Annotated[int | None, typer.Option(min=1, help=WORKERS)] = None,
-    threads: Annotated[int | None, typer.Option(min=1, help=THREADS)] = None,
-    scheduler: Annotated[str | None, typer.Option(help="Address of a running Dask scheduler.")] = None,
-    retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Repeat what failed before.")] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would run, and why.")] = False,
+    profile: Profile = "demo",
+    only: Annotated[list[str] | None, typer.Option(help="A sweep or notebook; repeatable.")] = None,
+    workers: Workers = None, threads: Threads = None,
+    scheduler: Annotated[str | None, typer.Option(help="Address of a Dask scheduler.")] = None,
+    retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Repeat failures.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only print what would run.")] = False,
 ) -> None:
-    """Run what is not done of a profile's sweeps: many runs of one notebook, resumable."""
+    """Run what is not done of a profile's sweeps, which can be interrupted and resumed."""
     from dfnb.runs import grid, sweep
 
     if dry_run:
@@ -88,15 +92,15 @@ def sweep(
             typer.echo(_line(row, grid.action(row["state"], retry_failed)))
         typer.echo(grid.counts(rows))
         return
-    where = {"workers": workers, "threads": threads, "scheduler": scheduler}
-    rows = sweep.run(profile, only, **where, retry_failed=retry_failed, progress=typer.echo)
+    rows = sweep.run(profile, only, workers=workers, threads=threads, scheduler=scheduler,
+                     retry_failed=retry_failed, progress=typer.echo)
     typer.echo(grid.counts(rows))
     sweep.check_done(rows)
 
 
 @app.command()
-def status(profile: ProfileName = "demo") -> None:
-    """Show which chapters and sweeps are missing, running, interrupted, failed, stale or done, and why."""
+def status(profile: Profile = "demo") -> None:
+    """Show the state of each chapter and sweep, and why one is not done."""
     from dfnb.runs import grid, study
 
     for row in study.status(profile):
@@ -109,13 +113,13 @@ def status(profile: ProfileName = "demo") -> None:
                 typer.echo("  " + _line(row))
 
 
-def _line(row: dict, fate: str = "") -> str:
-    """One run of a sweep."""
-    return f"{row['run']:<44} {row['state']:<12} {fate:<6}{row['why']}".rstrip()
+def _line(row: dict, action: str = "") -> str:
+    """Return one run of a sweep as a line of text."""
+    return f"{row['run']:<44} {row['state']:<12} {action:<6}{row['why']}".rstrip()
 
 
 @app.command()
-def book(profile: ProfileName = "demo") -> None:
+def book(profile: Profile = "demo") -> None:
     """Build the book of a profile whose chapters are all done."""
     from dfnb.runs import book, study
 
@@ -123,7 +127,7 @@ def book(profile: ProfileName = "demo") -> None:
 
 
 @app.command()
-def publish(profile: ProfileName = "demo") -> None:
+def publish(profile: Profile = "demo") -> None:
     """Write the demo's executed chapters into book/chapters, which git tracks."""
     from dfnb.runs import book, study
 
@@ -132,51 +136,53 @@ def publish(profile: ProfileName = "demo") -> None:
 
 @app.command()
 def corpus(
-    root: Annotated[Path, typer.Argument(help="Folder of a corpus, or the CSV file of a manifest.")],
-    layout: Annotated[str | None, typer.Option(help="ffpp, ffpp-flat, celeb-df, dfdc or manifest.")] = None,
-    compression: Annotated[str | None, typer.Option(help="Look at raw, c23 or c40; by default c23.")] = None,
-    lists: Annotated[Path | None, typer.Option(help="Folder of train.json, val.json and test.json.")] = None,
-    deep: Annotated[bool, typer.Option("--deep", help="Read the header of every video, count frames.")] = False,
+    root: Annotated[Path, typer.Argument(help="Folder of a corpus, or CSV file of a manifest.")],
+    layout: Annotated[str | None, typer.Option(
+        help="ffpp, ffpp-flat, celeb-df, dfdc or manifest.")] = None,
+    compression: Annotated[str | None, typer.Option(help="raw, c23 (default) or c40.")] = None,
+    lists: Annotated[Path | None, typer.Option(help="Folder of the official lists.")] = None,
+    deep: Annotated[bool, typer.Option("--deep", help="Read every header, count frames.")] = False,
 ) -> None:
-    """Say what is in a corpus, what is missing, and which splits it can take."""
+    """Print what is in a corpus, what is missing, and which splits it supports."""
     from dfnb.data import inventory
 
-    typer.echo(inventory.text(inventory.take(root, layout, compression=compression, lists=lists, deep=deep)))
+    contents = inventory.take(root, layout, compression=compression, lists=lists, deep=deep)
+    typer.echo(inventory.text(contents))
 
 
 @app.command()
 def evaluate(
     scores: Annotated[Path, typer.Argument(help="Table of scores, .csv or .parquet.")],
     out: Annotated[Path, typer.Option(help="Folder for the report.")] = Path("evaluation"),
-    other: Annotated[Path | None, typer.Option(help="A second detector's scores, same videos.")] = None,
-    score: Annotated[str | None, typer.Option(help="Name of the column with the score of fake.")] = None,
-    label: Annotated[str | None, typer.Option(help="Name of the column with the label, 1 is fake.")] = None,
+    other: Annotated[Path | None, typer.Option(help="Scores of a second detector.")] = None,
+    score: Annotated[str | None, typer.Option(help="Column with the score of fake.")] = None,
+    label: Annotated[str | None, typer.Option(help="Column with the label; 1 is fake.")] = None,
     logits: Annotated[bool, typer.Option("--logits", help="The scores are logits.")] = False,
 ) -> None:
-    """Evaluate scores that any detector wrote: metrics with intervals, and a paired comparison."""
+    """Evaluate any detector's scores: metrics with intervals, and a paired comparison."""
     from dfnb.evaluation import report
 
-    found = report.evaluate(scores, out, other=other, score=score, label=label, logits=logits)
-    typer.echo(report.summary(found))
+    result = report.evaluate(scores, out, other=other, score=score, label=label, logits=logits)
+    typer.echo(report.summary(result))
 
 
 @app.command()
 def score(
-    videos: Annotated[list[str], typer.Argument(help="Video files, folders, or patterns such as 'clips/*.mp4'.")],
-    run: Annotated[Path, typer.Option(help="Folder of a run that saved its detector, or an exported detector.")],
-    out: Annotated[Path, typer.Option(help="Folder for scores.csv, scores.json and the pictures.")] = Path("scores"),
-    workers: Annotated[int | None, typer.Option(min=1, help="Processes that look for faces.")] = None,
+    videos: Annotated[list[str], typer.Argument(help="Video files, folders or patterns.")],
+    run: Annotated[Path, typer.Option(help="Folder of a run with a detector, or of an export.")],
+    out: Annotated[Path, typer.Option(help="Folder for tables and pictures.")] = Path("scores"),
+    workers: Workers = None,
 ) -> None:
-    """Score videos of your own; exit code 1 when one of them could not be scored."""
+    """Score your own videos; the exit code is 1 when one of them could not be scored."""
     from dfnb.predict import videos as predict
 
     files = predict.find(videos)
     detector = predict.load(run)
     verdicts = predict.score(detector, files, workers=workers)
-    predict.write(verdicts, detector.card, out)
+    predict.write(verdicts, detector.metadata, out)
     for verdict in verdicts:
         typer.echo(f"{verdict.path}: " + "\n    ".join(verdict.sentences()))
-    typer.echo(f"{predict.caveat(detector.card)}\ntables and pictures: {out}")
+    typer.echo(f"{predict.caveat(detector.metadata)}\ntables and pictures: {out}")
     if any(verdict.reason for verdict in verdicts):
         raise typer.Exit(1)
 
@@ -186,7 +192,7 @@ def export(
     dest: Annotated[Path, typer.Argument(help="Folder to write; it must not exist yet.")],
     run: Annotated[Path, typer.Option(help="Folder of a finished run that saved its detector.")],
 ) -> None:
-    """Write a run's detector with a model card: it loads with transformers, peft and safetensors alone."""
+    """Write a detector with a model card; transformers, peft and safetensors can load it."""
     from dfnb.predict.export import export as export_detector
 
     typer.echo(export_detector(run, dest))
@@ -194,14 +200,14 @@ def export(
 
 @app.command()
 def pair() -> None:
-    """Make the .ipynb of every changed script in notebooks/ anew, without outputs."""
+    """Write the .ipynb of every changed script in notebooks/, without outputs."""
     from dfnb.runs import notebooks
 
     typer.echo("\n".join(notebooks.pair()) or "all pairs are equal")
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run a command and return its exit code: 2 and a sentence for what the user can fix, 130 for Ctrl-C."""
+    """Run a command and return its exit code: 2 and a sentence for a UserError, 130 for Ctrl-C."""
     from dfnb import UserError
 
     try:
@@ -217,7 +223,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _joined(arguments: list[str]) -> list[str]:
-    """Write papermill's `-p rank 16` as `-p rank=16`: typer knows no option with two values that repeats."""
+    """Rewrite papermill's `-p rank 16` as `-p rank=16`; typer cannot repeat two-valued options."""
     joined: list[str] = []
     for word in arguments:
         if joined[-2:-1] == ["-p"] and "=" not in joined[-1]:

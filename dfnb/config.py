@@ -6,14 +6,7 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import yaml
-from pydantic import (
-    BaseModel,
-    ConfigDict,
-    Field,
-    StringConstraints,
-    ValidationError,
-    model_validator,
-)
+from pydantic import BaseModel, Field, StringConstraints, ValidationError, model_validator
 
 from dfnb import UserError, files
 
@@ -29,10 +22,8 @@ Limit = Literal["pixels", "frames", "seconds", "timeout", "memory"]  # fields of
 Values = Annotated[list[Scalar], Field(min_length=1)]
 
 
-class Settings(BaseModel):
+class Settings(BaseModel, extra="forbid", strict=True, frozen=True):
     """Refuse unknown keys and silent conversions; every section of a profile inherits this."""
-
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
 
 class Corpus(Settings):
@@ -104,7 +95,7 @@ class CropSettings(Settings):
 
 
 class SweepSettings(Settings):
-    """Choose the runs of one notebook by one of three kinds, each repeated for every one of `seeds`.
+    """Choose the runs of one notebook by one of three kinds, each repeated for all `seeds`.
 
     The kinds are `grid` (every combination of the values), `combinations` (a list of parameter
     sets), and `one_at_a_time` (the base, then one run per value). `base` overrides the profile's
@@ -167,7 +158,8 @@ class Profile(Settings):
     @property
     def settings(self) -> dict:
         """Return what every chapter depends on, in JSON types; only one reads `test_corpora`."""
-        return self.model_dump(mode="json", include={"corpus", "demo", "crops", "clip", "precision"})
+        included = {"corpus", "demo", "crops", "clip", "precision"}
+        return self.model_dump(mode="json", include=included)
 
 
 def place(path: str) -> Path:

@@ -15,6 +15,7 @@ import numpy as np
 from dfnb import UserError
 
 ROOT = Path(__file__).resolve().parent.parent  # the repository, unless dfnb is installed elsewhere
+DIGEST = hashlib.sha256().digest_size  # bytes at the end of a cached array
 _intact_files: set[tuple] = set()  # (path, inode, size, time) of files that passed `_is_intact`
 
 
@@ -23,9 +24,8 @@ def repository_folder(name: str) -> Path:
     if not (ROOT / name).is_dir():
         raise UserError(
             f"there is no folder {name}/ in {ROOT}: this command needs a clone of the repository, "
-            "whose notebooks and profiles do not come with the installed package; `git clone` it "
-            "and call `make study` there. demo, corpus, evaluate, score and export work without "
-            "one")
+            "whose notebooks and profiles the installed package lacks; `git clone` it and call "
+            "`make study` there. demo, corpus, evaluate, score and export work without one")
     return ROOT / name
 
 
@@ -137,7 +137,7 @@ def cached_array(path: Path, shape: tuple[int, ...], build: Callable[[np.ndarray
             array = np.lib.format.open_memmap(temporary, "w+", np.float32, shape)
             build(array)
             array.flush()
-            digest = _digest(temporary, temporary.stat().st_size)
+            digest = hashlib.sha256(np.memmap(temporary, np.uint8, "r")).digest()
             with temporary.open("ab") as file:
                 file.write(digest)
     return np.load(path, mmap_mode="r", allow_pickle=False)
@@ -145,25 +145,14 @@ def cached_array(path: Path, shape: tuple[int, ...], build: Callable[[np.ndarray
 
 def _is_intact(path: Path, shape: tuple[int, ...]) -> bool:
     """Return whether shape, type and digest are right; a process checks each digest once."""
-    if not path.is_file():
+    if not path.is_file() or path.stat().st_size <= DIGEST:
         return False
     facts = path.stat()
-    length = facts.st_size - hashlib.sha256().digest_size
     key = (path, facts.st_ino, facts.st_size, facts.st_mtime_ns)
     if key not in _intact_files:
-        if length <= 0 or _tail(path, length) != _digest(path, length):
+        content = np.memmap(path, np.uint8, "r")  # read piece by piece, so that memory stays flat
+        if content[-DIGEST:].tobytes() != hashlib.sha256(content[:-DIGEST]).digest():
             return False
         _intact_files.add(key)
     array = np.load(path, mmap_mode="r", allow_pickle=False)
     return array.shape == shape and array.dtype == np.float32
-
-
-def _digest(path: Path, length: int) -> bytes:
-    """Return the SHA-256 of the first `length` bytes, without reading them into memory at once."""
-    return hashlib.sha256(np.memmap(path, np.uint8, "r", shape=(length,))).digest()
-
-
-def _tail(path: Path, start: int) -> bytes:
-    with path.open("rb") as file:
-        file.seek(start)
-        return file.read()

@@ -82,10 +82,10 @@ drawn = dict(train_manipulation=train_on, test_manipulations=[test_on], pairs=pa
              validation=validation_pairs, per_video=frames, seed=seed)
 designs = {fold: leak_splits.design(pool.crops.frames, fold=fold, **drawn)
            for fold in range(folds)}
-sizes = pd.concat(designs[0], names=["arm"]).reset_index("arm")
-sizes = sizes.groupby(["split", "manipulation", "arm"], sort=False).video
+sizes = pd.concat(designs[0], names=["design"]).reset_index("design")
+sizes = sizes.groupby(["split", "manipulation", "design"], sort=False).video
 sizes = sizes.agg(["nunique", "size"])
-sizes.unstack("arm").swaplevel(axis=1)[list(leak_splits.ARMS)]
+sizes.unstack("design").swaplevel(axis=1)[list(leak_splits.DESIGNS)]
 
 # %% [markdown]
 # The table audits the first fold: it gives the share of the test videos that was seen in training,
@@ -94,9 +94,9 @@ sizes.unstack("arm").swaplevel(axis=1)[list(leak_splits.ARMS)]
 # protocol, `pair`, equals `identity` where all pairs are closed, as here.
 
 # %%
-audits = {arm: identity.audit(table, pool.videos) for arm, table in designs[0].items()}
-audit = pd.concat(audits, names=["arm"]).query("leak in ['frame', 'scene', 'face']")
-audit.pivot_table(index=["arm", "manipulation"], columns="leak",
+audits = {design: identity.audit(table, pool.videos) for design, table in designs[0].items()}
+audit = pd.concat(audits, names=["design"]).query("leak in ['frame', 'scene', 'face']")
+audit.pivot_table(index=["design", "manipulation"], columns="leak",
                   values=["seen_as_real", "seen_as_fake"], sort=False)
 
 # %% [markdown]
@@ -120,7 +120,7 @@ protocol.set_index(["manipulation", "leak"]).round(2)
 # of a video's frames train, the other half test, so no tested frame is ever trained on. Each fold
 # tests other pairs with another training seed; an AUC is the mean over the folds,
 #
-# $$ \Delta_{\text{arm}} = \frac{1}{K} \sum_k \left( \text{AUC}_{k, \text{arm}} - \text{AUC}_{k, \text{identity}} \right), $$
+# $$ \Delta_{\text{design}} = \frac{1}{K} \sum_k \left( \text{AUC}_{k, \text{design}} - \text{AUC}_{k, \text{identity}} \right), $$
 #
 # and the interval of the gap $\Delta$ draws whole identity groups, the same ones for all designs.
 
@@ -151,14 +151,14 @@ leakage.side_by_side(gaps).round(3)
 
 # %%
 figure, axes = plt.subplots(1, 2, figsize=(12, 4), sharey=True)
-leaky = gaps[gaps.arm != leak_splits.REFERENCE].groupby("fakes", sort=False)
+leaky = gaps[gaps.design != leak_splits.REFERENCE].groupby("fakes", sort=False)
 for ax, (fakes, rows) in zip(axes, leaky, strict=True):
     rows = rows.assign(low=rows.gap_low, high=rows.gap_high)
-    rows = rows.set_index(rows.model + ", " + rows.arm.map(splits.mark))
+    rows = rows.set_index(rows.model + ", " + rows.design.map(splits.mark))
     plots.intervals(rows, ax, value="gap", reference=0)
     for place, values in enumerate(reversed(rows.by_split.tolist())):
         ax.plot(values, [place] * len(values), "|", color=plots.INK, ms=9)
-    ax.set(title=f"{train_on} to {fakes}", xlabel="gap of the AUC to the arm identity")
+    ax.set(title=f"{train_on} to {fakes}", xlabel="gap of the AUC to the design identity")
 figure.tight_layout()
 plt.show()
 
@@ -179,7 +179,7 @@ shifts = leakage.shifts(scores, bootstrap)
 figure, axes = plt.subplots(1, 3, figsize=(13, 3.6), sharey=True)
 for ax, manipulation in zip(axes, ("real", train_on, test_on), strict=True):
     rows = shifts[shifts.manipulation == manipulation]
-    named = rows.set_index(rows.model + ", " + rows.arm.map(splits.mark))
+    named = rows.set_index(rows.model + ", " + rows.design.map(splits.mark))
     plots.intervals(named, ax, value="shift", reference=0)
     ax.set(title=f"{manipulation} ({rows.videos.iloc[0]} videos)",
            xlabel="shift, deviations of the validation logits")
@@ -247,12 +247,12 @@ missing = negative_controls.missing(pool.crops.all_frames)
 for fakes in both:
     rows = missing[missing.manipulation.isin(["real", fakes])]
     found = intervals.interval(rows.label, rows.score, rows.group, bootstrap)._asdict()
-    found |= dict(model="lost frames only", fakes=fakes, arm=leak_splits.REFERENCE)
+    found |= dict(model="lost frames only", fakes=fakes, design=leak_splits.REFERENCE)
     checks.append(pd.DataFrame([found]).rename(columns={"value": "AUC"}))
-checks = pd.concat(checks)[["model", "arm", "fakes", "AUC", "low", "high"]]
+checks = pd.concat(checks)[["model", "design", "fakes", "AUC", "low", "high"]]
 holds = checks.low.le(0.5) & checks.high.ge(0.5)
-checks = checks.assign(holds_half=holds, arm=checks.arm.map(splits.mark))
-checks.set_index(["model", "arm", "fakes"]).round(3)
+checks = checks.assign(holds_half=holds, design=checks.design.map(splits.mark))
+checks.set_index(["model", "design", "fakes"]).round(3)
 
 # %% [markdown]
 # The last experiment plants a leak. A small demo world is rendered twice. In the second version
@@ -269,7 +269,7 @@ with run.timed("planted leak"):
     cue = leakage.planted(worlds, ("frame", "video", "identity"), model=experiment.clip,
                           seeds=range(seed, seed + planted_seeds))
 rise = leakage.gaps(leakage.collect(cue), "NeuralTextures", bootstrap, reference="cue off")
-rise.set_index(["model", "arm"])[["AUC", "low", "high", "gap", "gap_low", "gap_high"]].round(3)
+rise.set_index(["model", "design"])[["AUC", "low", "high", "gap", "gap_low", "gap_high"]].round(3)
 
 # %% [markdown]
 # The intervals of the gap between the two versions support these statements:

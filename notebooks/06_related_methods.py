@@ -33,7 +33,6 @@ from dfnb.evaluation import method_comparison, plots, pointing_game, published
 from dfnb.evaluation.intervals import Bootstrap
 from dfnb.experiment import Experiment
 from dfnb.experiment import masks as changed_pixels
-from dfnb.models import saliency
 from dfnb.runs.run import start
 
 # %% tags=["parameters"]

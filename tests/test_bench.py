@@ -42,7 +42,8 @@ def test_a_gap_is_judged_by_the_spread_of_the_repetitions():
 
 def test_both_recipes_take_the_same_steps_on_the_same_tower(clip, cued):
     found = parts.one_run(clip, dict(zip(parts.LEVELS, cued, strict=True)), OPTIONS, repeats=2)
-    assert found["ours"]["steps"] == found["plain"]["steps"] == [12, 12]  # 96 crops, 16 a step, 2 epochs
+    # 96 crops, 16 a step, 2 epochs
+    assert found["ours"]["steps"] == found["plain"]["steps"] == [12, 12]
     assert np.isfinite(found["ours"]["losses"] + found["plain"]["losses"]).all()
     assert found["ratio"] > 0
 
@@ -92,7 +93,8 @@ def test_the_page_says_by_how_much_a_target_is_missed_and_names_the_hardware():
         {"fresh": [8.0], "forked": [1.0]}
     })
     assert "CPU figures: a machine." in text
-    assert "tiny, 1 blocks: 2.40 times as fast, **20% below the target** of 3; what bounds it, in our reading:" in text
+    assert ("tiny, 1 blocks: 2.40 times as fast, **20% below the target** of 3; what bounds it, "
+            "in our reading:") in text
     assert "**not the same** within the noise" in text
     assert "27 of them take 837 s" in text and "scaled, not measured" in text
     assert "ratio: 9.30 times, the target of 9 is met" in text

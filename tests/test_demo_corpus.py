@@ -224,7 +224,9 @@ def test_neural_textures_leaves_the_upper_face_alone(takes):
 
 
 def test_neural_textures_takes_the_mouth_of_the_source(takes):
-    """With nothing lost on the way, a closed and an open source give different mouths on the same target."""
+    """With nothing lost on the way, a closed and an open source give different mouths on the
+    same target.
+    """
     target, source = takes
     clear = Strengths(reenact=ReenactStrength(bottleneck=1, colour=0))
     mouths = []
@@ -329,7 +331,8 @@ def test_a_deepfake_shows_the_source_with_pose_expression_and_light_of_the_targe
 @pytest.mark.parametrize(("kind", "field", "strength", "setting"),
                          [("Face2Face", "face2face", Face2FaceStrength, "texture"),
                           ("Deepfakes", "deepfakes", DeepfakesStrength, "bottleneck")])
-def test_the_main_setting_of_the_further_kinds_removes_fine_detail(takes, kind, field, strength, setting):
+def test_the_main_setting_of_the_further_kinds_removes_fine_detail(takes, kind, field, strength,
+                                                                   setting):
     details = []
     for keep in (1.0, 0.6, 0.4, 0.2):
         image, mask = first(kind, *takes, **{field: strength(**{setting: keep})})

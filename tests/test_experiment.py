@@ -20,7 +20,10 @@ def cache(tmp_path_factory):
 @pytest.fixture
 def bench(corpus, clip_folder, cache, tmp_path, monkeypatch):
     """A profile of its own that names the corpus and the CLIP of the fixtures."""
-    profile = {"corpus": {"root": str(corpus)}, "crops": {"frames": 3, "size": 64}, "clip": str(clip_folder)}
+    profile = {
+        "corpus": {"root": str(corpus)}, "crops": {"frames": 3, "size": 64},
+        "clip": str(clip_folder)
+    }
     (tmp_path / "mine.yaml").write_text(yaml.safe_dump(profile))
     monkeypatch.setenv("DFNB_PARAMS", str(tmp_path))
     monkeypatch.setenv("DFNB_CACHE", str(cache))
@@ -53,7 +56,9 @@ def test_scores_carry_the_keys_of_their_crops(bench):
     table = experiment.scores_table(view, "test", np.array([0.25, 0.75]), model="constant")
     assert table.video.tolist() == view.frames.video.tolist()
     assert table.score.tolist() == [0.25, 0.75]
-    assert set(table.columns) >= {"corpus", "manipulation", "video", "group", "frame", "label", "split", "model"}
+    assert set(table.columns) >= {
+        "corpus", "manipulation", "video", "group", "frame", "label", "split", "model"
+    }
 
 
 def test_a_trial_fits_on_training_and_scores_the_rest(bench):
@@ -85,13 +90,18 @@ def foreign(tmp_path_factory):
     """Four people of another world, who have the same ids as those of `corpus`."""
     folder = tmp_path_factory.mktemp("foreign") / "world"
     kinds = ("FaceSwap", "NeuralTextures")
-    return demo.make(folder, seed=77, identities=4, frames=3, kinds=kinds, workers=1, progress=False)
+    return demo.make(folder, seed=77, identities=4, frames=3, kinds=kinds, workers=1,
+                     progress=False)
 
 
-def test_any_regime_asks_the_studys_question_when_the_methods_are_given(bench):
-    split_table = bench.split("identity", seed=0, train_manipulation="FaceSwap", test_manipulations=["NeuralTextures"])
+def test_any_protocol_asks_the_studys_question_when_the_manipulations_are_given(bench):
+    split_table = bench.split("identity", seed=0, train_manipulation="FaceSwap",
+                              test_manipulations=["NeuralTextures"])
     found = split_table.groupby("split").manipulation.unique().map(set).to_dict()
-    assert found == {"train": {"real", "FaceSwap"}, "validation": {"real", "FaceSwap"}, "test": {"real", "NeuralTextures"}}
+    assert found == {
+        "train": {"real", "FaceSwap"}, "validation": {"real", "FaceSwap"},
+        "test": {"real", "NeuralTextures"}
+    }
 
 
 def test_lists_and_persons_of_the_profile_reach_the_split_and_the_groups(bench, corpus, tmp_path):
@@ -104,23 +114,28 @@ def test_lists_and_persons_of_the_profile_reach_the_split_and_the_groups(bench, 
                               "identities": str(tmp_path / "persons.csv")})
     listed = experiment.Experiment.open("mine", progress=False)
     split_table = listed.split("official", seed=0)
-    assert set(split_table.query("split == 'test' and manipulation == 'real'").video) == {"004", "005"}
+    assert set(
+        split_table.query("split == 'test' and manipulation == 'real'").video) == {"004", "005"}
     assert (bench.videos.group.nunique(), listed.videos.group.nunique()) == (3, 2)
     with pytest.raises(UserError, match="set corpus.lists in the profile"):
         bench.split("official", seed=0)
 
 
-def test_other_corpora_are_scored_by_saved_detectors_and_keep_their_own_labels(bench, foreign, tmp_path):
+def test_other_corpora_are_scored_by_saved_detectors_and_keep_their_own_labels(
+        bench, foreign, tmp_path):
     trial = bench.trial("probe", bench.split("identity", seed=0), seed=0)
     trial.detector.save(tmp_path / "probe")
     results = {"linear probe": SimpleNamespace(folder=tmp_path / "probe")}
-    few = {"root": str(foreign), "name": "few", "manipulations": ["FaceSwap"], "videos_per_class": 2}
+    few = {
+        "root": str(foreign), "name": "few", "manipulations": ["FaceSwap"], "videos_per_class": 2
+    }
     profile = rewrite(tmp_path, test_corpora=[{"root": str(foreign)}, few])
     scores = experiment.across(profile, results, 0, progress=False)
     assert scores.groupby(["tested", "manipulation"]).video.nunique().to_dict() == {
         ("world", "real"): 4, ("world", "FaceSwap"): 4, ("world", "NeuralTextures"): 4,
         ("few", "real"): 2, ("few", "FaceSwap"): 2}
-    index = experiment.corpora.index(foreign, manipulations=["FaceSwap"], videos_per_class=2).assign(group=0)
+    index = experiment.corpora.index(foreign, manipulations=["FaceSwap"],
+                                     videos_per_class=2).assign(group=0)
     view = experiment.crops.build(index, **profile.crops.model_dump(), progress=False)
     of_few = scores[scores.tested == "few"]
     np.testing.assert_array_equal(of_few.score, trial.detector.score(view).astype(float))
@@ -146,7 +161,8 @@ def test_the_corpus_that_is_trained_on_is_no_other_corpus(bench, corpus, foreign
 def test_of_a_corpus_with_parts_of_its_own_only_the_test_part_is_taken(bench, foreign, tmp_path):
     reals = foreign / "original_sequences/youtube/c23/videos"
     fakes = foreign / "manipulated_sequences/FaceSwap/c23/videos"
-    rows = [(reals / "000.mp4", 0, "test"), (reals / "001.mp4", 0, "train"), (fakes / "000_001.mp4", 1, "test")]
+    rows = [(reals / "000.mp4", 0, "test"), (reals / "001.mp4", 0, "train"),
+            (fakes / "000_001.mp4", 1, "test")]
     lines = ["path,label,split", *(f"{path},{label},{split}" for path, label, split in rows)]
     (tmp_path / "manifest.csv").write_text("\n".join(lines))
     profile = rewrite(tmp_path, test_corpora=[{"root": str(tmp_path / "manifest.csv")}])
@@ -156,15 +172,22 @@ def test_of_a_corpus_with_parts_of_its_own_only_the_test_part_is_taken(bench, fo
     assert "split" not in view.frames
 
 
-def test_closed_pairs_are_fetched_from_the_whole_corpus_where_the_first_videos_hold_none(corpus, tmp_path, monkeypatch):
-    names = dict(zip(("000", "001", "002", "003", "004", "005"), ("000", "003", "001", "004", "002", "005"), strict=True))
-    for file in corpus.rglob("*.mp4"):  # the pairs become 000_003, 001_004 and 002_005: ids mix as in FaceForensics++
+def test_closed_pairs_are_fetched_from_the_whole_corpus_where_the_first_videos_hold_none(
+        corpus, tmp_path, monkeypatch):
+    names = dict(
+        zip(("000", "001", "002", "003", "004", "005"), ("000", "003", "001", "004", "002", "005"),
+            strict=True))
+    # the pairs become 000_003, 001_004 and 002_005: ids mix as in FaceForensics++
+    for file in corpus.rglob("*.mp4"):
         name = "_".join(names[id] for id in file.stem.split("_"))
         link = tmp_path / "tree" / file.parent.relative_to(corpus) / f"{name}.mp4"
         link.parent.mkdir(parents=True, exist_ok=True)
         link.hardlink_to(file)
-    (tmp_path / "mixed.yaml").write_text(yaml.safe_dump({
-        "corpus": {"root": str(tmp_path / "tree"), "videos_per_class": 3}, "crops": {"frames": 2, "size": 64}}))
+    (tmp_path / "mixed.yaml").write_text(
+        yaml.safe_dump({
+            "corpus": {"root": str(tmp_path / "tree"), "videos_per_class": 3},
+            "crops": {"frames": 2, "size": 64}
+        }))
     for name in ("PARAMS", "CACHE"):
         monkeypatch.setenv(f"DFNB_{name}", str(tmp_path))
     manipulations, bench = ["FaceSwap", "NeuralTextures"], experiment.Experiment.open("mixed")
@@ -177,8 +200,12 @@ def test_closed_pairs_are_fetched_from_the_whole_corpus_where_the_first_videos_h
 @pytest.fixture
 def world(tmp_path, monkeypatch):
     """A demo profile of four people, with two fakes of one kind and one of another."""
-    profile = {"corpus": {"root": "demo", "manipulations": ["FaceSwap", "Face2Face"], "videos": {"FaceSwap": 2, "Face2Face": 1}},
-               "demo": {"seed": 5, "identities": 4, "frames": 3}, "crops": {"frames": 2, "size": 32}}
+    profile = {
+        "corpus": {
+            "root": "demo", "manipulations": ["FaceSwap", "Face2Face"],
+            "videos": {"FaceSwap": 2, "Face2Face": 1}
+        }, "demo": {"seed": 5, "identities": 4, "frames": 3}, "crops": {"frames": 2, "size": 32}
+    }
     (tmp_path / "world.yaml").write_text(yaml.safe_dump(profile))
     for name, folder in (("DFNB_PARAMS", "."), ("DFNB_DATA", "data"), ("DFNB_CACHE", "cache")):
         monkeypatch.setenv(name, str(tmp_path / folder))
@@ -186,7 +213,9 @@ def world(tmp_path, monkeypatch):
 
 
 def test_a_profile_can_ask_for_few_fakes_of_a_kind(world):
-    assert world.videos.manipulation.value_counts().to_dict() == {"real": 4, "FaceSwap": 2, "Face2Face": 1}
+    assert world.videos.manipulation.value_counts().to_dict() == {
+        "real": 4, "FaceSwap": 2, "Face2Face": 1
+    }
     assert len(list(world.profile.folder.rglob("*.mp4"))) == 7
 
 

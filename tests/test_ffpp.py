@@ -1,4 +1,6 @@
-"""A dry run of the FaceForensics++ profiles: the official names at full scale, and the chapters on a small such tree."""
+"""A dry run of the FaceForensics++ profiles: the official names at full scale, and the chapters
+on a small such tree.
+"""
 
 import io
 import json
@@ -30,14 +32,17 @@ def clip() -> bytes:
         stream = container.add_stream("libx264", rate=25, options={"threads": "1"})
         stream.width = stream.height = 64
         for grey in (60, 120):
-            picture = av.VideoFrame.from_ndarray(np.full((64, 64, 3), grey, np.uint8), format="rgb24")
+            picture = av.VideoFrame.from_ndarray(np.full((64, 64, 3), grey, np.uint8),
+                                                 format="rgb24")
             container.mux(stream.encode(picture))
         container.mux(stream.encode())
     return file.getvalue()
 
 
 def own(content: bytes, name: str) -> bytes:
-    """An mp4 with a free box that says its name, which players skip: no two files of a tree are equal."""
+    """An mp4 with a free box that says its name, which players skip: no two files of a tree are
+    equal.
+    """
     text = name.encode()
     return content + (len(text) + 8).to_bytes(4, "big") + b"free" + text
 
@@ -59,7 +64,9 @@ def write_lists(folder, lists) -> None:
 
 @pytest.fixture(scope="module", params=["random", "official"])
 def whole(request, tmp_path_factory):
-    """All 1,000 ids and 3 classes under their official names (3,000 files), and the folder of the lists."""
+    """All 1,000 ids and 3 classes under their official names (3,000 files), and the folder of
+    the lists.
+    """
     root = tmp_path_factory.mktemp(request.param)
     if request.param == "official":
         if not OFFICIAL.is_dir():
@@ -84,17 +91,26 @@ def whole(request, tmp_path_factory):
 def test_all_ids_are_indexed_and_the_lists_place_every_one(whole):
     root, lists = whole
     videos = corpora.index(root, manipulations=["FaceSwap", "NeuralTextures"])
-    assert videos.groupby("manipulation").size().to_dict() == {"real": 1000, "FaceSwap": 1000, "NeuralTextures": 1000}
+    assert videos.groupby("manipulation").size().to_dict() == {
+        "real": 1000, "FaceSwap": 1000, "NeuralTextures": 1000
+    }
     assert identity.identity_groups(videos).nunique() == 500
     split_table = splits.split(videos, "official", **identity.read_known(lists))
-    assert split_table.groupby(["split", "manipulation"]).size().unstack().loc[list(SIZES)].to_numpy().tolist() == [
-        [720] * 3, [140] * 3, [140] * 3]
-    kept = splits.keep(split_table, "FaceSwap", ["NeuralTextures"])
-    assert kept.groupby(["split", "manipulation"]).size().to_dict() == {
-        ("train", "real"): 720, ("train", "FaceSwap"): 720, ("validation", "real"): 140, ("validation", "FaceSwap"): 140,
-        ("test", "real"): 140, ("test", "NeuralTextures"): 140}
+    assert split_table.groupby([
+        "split", "manipulation"
+    ]).size().unstack().loc[list(SIZES)].to_numpy().tolist() == [[720] * 3, [140] * 3, [140] * 3]
+    kept = splits.keep_manipulations(split_table, "FaceSwap", ["NeuralTextures"])
+    assert kept.groupby(["split",
+                         "manipulation"]).size().to_dict() == {("train", "real"): 720,
+                                                               ("train", "FaceSwap"): 720,
+                                                               ("validation", "real"): 140,
+                                                               ("validation", "FaceSwap"): 140,
+                                                               ("test", "real"): 140,
+                                                               ("test", "NeuralTextures"): 140}
     assert identity.audit(kept, videos).seen.max() == 0
-    assert len(corpora.index(root, manipulations=["FaceSwap", "NeuralTextures"], videos_per_class=100)) == 300
+    assert len(
+        corpora.index(root, manipulations=["FaceSwap", "NeuralTextures"],
+                      videos_per_class=100)) == 300
 
 
 def test_the_inventory_finds_it_whole_and_every_header_readable(whole):
@@ -103,14 +119,16 @@ def test_the_inventory_finds_it_whole_and_every_header_readable(whole):
     assert found.unusable == found.unreadable == found.copies == found.found.notes == []
     assert found.counts.frames.tolist() == [2000, 2000, 2000]
     assert (found.official.there == found.official.listed).all()
-    assert found.partners[["without_target", "without_source", "without_reverse"]].map(len).to_numpy().sum() == 0
+    assert found.partners[["without_target", "without_source",
+                           "without_reverse"]].map(len).to_numpy().sum() == 0
     assert {protocol: table.to_numpy().sum() for protocol, table in found.splits.items()} == {
         "study": 300, "identity": 3000, "official": 3000}
 
 
 def test_a_changed_list_is_another_source_of_a_result(whole):
     root, lists = whole
-    profile = config.Profile(name="x", corpus={"root": str(root), "lists": str(lists)}, crops={"frames": 1, "size": 64})
+    profile = config.Profile(name="x", corpus={"root": str(root), "lists": str(lists)},
+                             crops={"frames": 1, "size": 64})
     before = fingerprint.sources_fingerprint(profile)
     assert before and fingerprint.sources_fingerprint(profile) == before
     (lists / "identities.csv").write_text("id,person\n000,ann\n")
@@ -119,24 +137,33 @@ def test_a_changed_list_is_another_source_of_a_result(whole):
 
 @pytest.fixture(scope="module")
 def small(tmp_path_factory):
-    """Eight pairs of demo people under ids of the official shape; the copies stand in for two more manipulations."""
+    """Eight pairs of demo people under ids of the official shape; the copies stand in for two
+    more manipulations.
+    """
     home, lists = tmp_path_factory.mktemp("small"), paired(1)
-    chosen = {"train": lists["train"][:4], "validation": lists["validation"][:2], "test": lists["test"][:2]}
+    chosen = {
+        "train": lists["train"][:4], "validation": lists["validation"][:2],
+        "test": lists["test"][:2]
+    }
     write_lists(home / "lists", chosen)
     ids = [name for pairs in chosen.values() for pair in pairs for name in pair]
     made = demo.make(home / "made", seed=903, identities=16, frames=3, workers=1, progress=False)
     for file in sorted(made.rglob("*.mp4")):
         name = "_".join(ids[int(split)] for split in file.stem.split("_"))
         place = home / "FF" / file.parent.relative_to(made)
-        for manipulation in ("FaceSwap", "Deepfakes", "Face2Face") if "FaceSwap" in str(place) else ("",):
-            target = home / "FF" / str(place.relative_to(home / "FF")).replace("FaceSwap", manipulation or "FaceSwap")
+        for manipulation in ("FaceSwap", "Deepfakes",
+                             "Face2Face") if "FaceSwap" in str(place) else ("",):
+            target = home / "FF" / str(place.relative_to(home / "FF")).replace(
+                "FaceSwap", manipulation or "FaceSwap")
             target.mkdir(parents=True, exist_ok=True)
             (target / f"{name}.mp4").write_bytes(own(file.read_bytes(), f"{manipulation}/{name}"))
     return home, chosen
 
 
 def execute(stem: str, profile: str) -> results.Result:
-    """Run a chapter's cells in this process with the profile's parameters, as papermill would inject them."""
+    """Run a chapter's cells in this process with the profile's parameters, as papermill would
+    inject them.
+    """
     path = notebooks.folder() / f"{stem}.ipynb"
     names: dict = {}
     for source, tags in notebooks.code_cells(path):
@@ -149,7 +176,9 @@ def execute(stem: str, profile: str) -> results.Result:
 
 @pytest.fixture
 def dry(small, corpus, tmp_path, monkeypatch):
-    """The repository's profiles ffpp and ffpp-study, made small: other root, few tiny crops, the tiny CLIP."""
+    """The repository's profiles ffpp and ffpp-study, made small: other root, few tiny crops, the
+    tiny CLIP.
+    """
     import matplotlib
 
     matplotlib.use("Agg")
@@ -165,12 +194,15 @@ def dry(small, corpus, tmp_path, monkeypatch):
         content["corpus"]["root"] = str(home / "FF")
         content |= {"crops": {"frames": 3, "size": 64}, "clip": "tiny"}
         repeats = {"repeats": 2 if name == "ffpp" else 1}
-        content["notebooks"]["02_baseline_probe"] = content["notebooks"].get("02_baseline_probe", {}) | repeats
+        content["notebooks"]["02_baseline_probe"] = content["notebooks"].get(
+            "02_baseline_probe", {}) | repeats
         content["notebooks"]["03_lora_training"] |= training | repeats
         content["notebooks"]["08_summary"] = {"draws": 50}
         if name == "ffpp":
             content["corpus"]["lists"] = str(home / "lists")
-            content["test_corpora"] = [{"root": str(corpus), "name": "other-people", "manipulations": ["NeuralTextures"]}]
+            content["test_corpora"] = [{
+                "root": str(corpus), "name": "other-people", "manipulations": ["NeuralTextures"]
+            }]
         (tmp_path / "params" / f"{name}.yaml").write_text(yaml.safe_dump(content))
     return chosen
 
@@ -193,20 +225,26 @@ def test_the_official_profile_turns_videos_into_results(dry):
         assert set(others.manipulation) == {"Face2Face", "Deepfakes"}
         assert videos_of(others, "Deepfakes") == fakes
         assert set(result.scores.split_seed) == {0, 1}
-    assert {row["model"] for row in summary.metrics["rows"]} == {"probe, untrained tower", "linear probe", "LoRA"}
+    assert {row["model"] for row in summary.metrics["rows"]} == {
+        "probe, untrained tower", "linear probe", "LoRA"
+    }
     elsewhere = summary.table("elsewhere")
     assert elsewhere.groupby("model").video.nunique().to_dict() == {"LoRA": 12, "linear probe": 12}
     assert set(elsewhere.tested) == {"other-people"}
     assert elsewhere.score.between(0, 1).all()
 
 
-def test_the_study_profile_turns_videos_into_results_and_a_test_corpus_repeats_chapter_8_alone(dry, corpus):
+def test_the_study_profile_turns_videos_into_results_and_a_test_corpus_repeats_chapter_8_alone(
+        dry, corpus):
     split_seed, probe, lora, summary = (execute(stem, "ffpp-study") for stem in CHAPTERS)
-    assert split_seed.metrics["splits"] == {"train": {"real": 11, "FaceSwap": 14, "NeuralTextures": 0},
-                                      "validation": {"real": 3, "FaceSwap": 2, "NeuralTextures": 0},
-                                      "test": {"real": 2, "FaceSwap": 0, "NeuralTextures": 16}}
+    assert split_seed.metrics["splits"] == {
+        "train": {"real": 11, "FaceSwap": 14, "NeuralTextures": 0},
+        "validation": {"real": 3, "FaceSwap": 2, "NeuralTextures": 0},
+        "test": {"real": 2, "FaceSwap": 0, "NeuralTextures": 16}
+    }
     assert max(row["seen"] for row in split_seed.metrics["audit"]) > 0.5
-    assert len(probe.table("others")) == len(lora.table("others")) == len(summary.table("elsewhere")) == 0
+    assert len(probe.table("others")) == len(lora.table("others")) == len(
+        summary.table("elsewhere")) == 0
     assert [row["split_seed"] for row in summary.metrics["paired"]] == [0]
     file = config.folder() / "ffpp-study.yaml"
     file.write_text(file.read_text() + f"test_corpora: [{{root: {json.dumps(str(corpus))}}}]\n")
@@ -218,19 +256,27 @@ def test_the_study_profile_turns_videos_into_results_and_a_test_corpus_repeats_c
 
 SMALL = {  # parameters that take minutes with 3 frames a video, of the chapters that train
     "02_baseline_probe": {"repeats": 2},
-    "03_lora_training": {"repeats": 2, "rank": 2, "alpha": 4, "epochs": 1, "blocks": 1},
-    "05_identity_leakage": {"folds": 2, "frames": 1, "rank": 2, "alpha": 4, "epochs": 1, "blocks": 1, "planted_people": 12,
-                            "planted_seeds": 1},
-    "06_related_methods": {"frames": 2, "epochs": 1, "rank": 2, "alpha": 4, "blocks": 1, "pairs": "2 4", "few_draws": 1,
-                           "few_steps": 4}}
+    "03_lora_training": {"repeats": 2, "rank": 2, "alpha": 4, "epochs": 1,
+                         "blocks": 1}, "05_identity_leakage": {
+                             "folds": 2, "frames": 1, "rank": 2, "alpha": 4, "epochs": 1,
+                             "blocks": 1, "planted_people": 12, "planted_seeds": 1
+                         }, "06_related_methods": {
+                             "frames": 2, "epochs": 1, "rank": 2, "alpha": 4, "blocks": 1,
+                             "pairs": "2 4", "few_draws": 1, "few_steps": 4
+                         }
+}
 
 
 @pytest.fixture(scope="module")
 def thousand(tmp_path_factory):
-    """1,000 people of the demo world under the official names, 3 frames a video; two kinds for the test list alone."""
+    """1,000 people of the demo world under the official names, 3 frames a video; two kinds for
+    the test list alone.
+    """
     home = tmp_path_factory.mktemp("thousand")
     lists = identity.read_known(OFFICIAL)["lists"] if OFFICIAL.is_dir() else paired(2)
-    ids = [name for split in ("test", "validation", "train") for pair in lists[split] for name in pair]
+    ids = [
+        name for split in ("test", "validation", "train") for pair in lists[split] for name in pair
+    ]
     tested = {"Face2Face": 140, "Deepfakes": 140}
     demo.make(home / "made", seed=904, identities=1000, frames=3, videos=tested, progress=False)
     for file in sorted((home / "made").rglob("*.mp4")):
@@ -242,7 +288,8 @@ def thousand(tmp_path_factory):
 
 
 @pytest.mark.torture
-def test_all_thousand_ids_run_from_the_inventory_to_the_book(thousand, tmp_path, monkeypatch, capsys):
+def test_all_thousand_ids_run_from_the_inventory_to_the_book(thousand, tmp_path, monkeypatch,
+                                                             capsys):
     for name in ("RUNS", "PARAMS", "CACHE"):
         monkeypatch.setenv(f"DFNB_{name}", str(tmp_path / name.lower()))
     root = thousand / "FaceForensics++"
@@ -251,13 +298,18 @@ def test_all_thousand_ids_run_from_the_inventory_to_the_book(thousand, tmp_path,
     content |= {"crops": {"frames": 3, "size": 64}, "clip": "tiny"}
     content["notebooks"] = {name: content["notebooks"].get(name, {}) | SMALL.get(name, {})
                             for name in content["notebooks"] | SMALL}
-    content["sweeps"] = {"grid": {"notebook": "03_lora_training", "chapter": "04_ablations", "grid": {"rank": [2, 4]},
-                                  "base": {"blocks": 1}, "seeds": [1]}}
+    content["sweeps"] = {
+        "grid": {
+            "notebook": "03_lora_training", "chapter": "04_ablations", "grid": {"rank": [2, 4]},
+            "base": {"blocks": 1}, "seeds": [1]
+        }
+    }
     (tmp_path / "params").mkdir()
     (tmp_path / "params" / "ffpp.yaml").write_text(yaml.safe_dump(content))
     assert cli.main(["corpus", str(root), "--lists", str(root / "splits")]) == 0
     words = capsys.readouterr().out.split("the official split:")[1].splitlines()
-    assert [line.split(",")[0].split() for line in words[1:4]] == [[split, "real", str(2 * SIZES[split])] for split in SIZES]
+    assert [line.split(",")[0].split()
+            for line in words[1:4]] == [[split, "real", str(2 * SIZES[split])] for split in SIZES]
     assert cli.main(["study", "--profile", "ffpp"]) == 0
     assert "the book is built" in capsys.readouterr().out
     split_table = run.result("ffpp", "01_data_split").metrics["splits"]

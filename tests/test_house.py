@@ -13,7 +13,7 @@ from dfnb import files
 ROOMS = ["data", "demo", "detectors", "evaluation", "models", "predict", "runs"]
 ONLY_IN = {  # a library that must be replaceable is imported by one module
     "transformers": {"models/clip"}, "papermill": {"runs/study"}, "jupytext": {"runs/notebooks"},
-    "dlib": {"data/faces"}, "peft": {"detectors/lora", "detectors/layernorm"},
+    "dlib": {"data/faces"}, "peft": {"detectors/lora", "detectors/layernorm", "detectors/tuning"},
     "av": {"data/decoder", "data/perturbations", "demo/corpus"}, "typer": {"cli"},
     "seaborn": {"evaluation/plots", "evaluation/sweep_plots"}, "openai": {"detectors/endpoint"},
 }

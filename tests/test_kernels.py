@@ -12,7 +12,10 @@ import yaml
 from dfnb import files
 from dfnb.runs import kernels, notebooks
 
-pytestmark = [pytest.mark.slow, pytest.mark.skipif(not kernels.can_fork(), reason="kernels are forked on Linux only")]
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(not kernels.can_fork(), reason="kernels are forked on Linux only")
+]
 SCRIPT = '''# %% tags=["parameters"]
 profile = "tiny"  # a profile
 name = ""  # of the run
@@ -21,7 +24,8 @@ fault = ""  # what goes wrong
 # %%
 import os, sys
 early = "xml.dom.minidom" in sys.modules, "dfnb" in sys.modules
-note = [os.getppid(), os.getpid(), *early, os.environ["OMP_NUM_THREADS"], os.getsid(0) == os.getpid()]
+note = [os.getppid(), os.getpid(), *early, os.environ["OMP_NUM_THREADS"],
+        os.getsid(0) == os.getpid()]
 
 # %%
 %matplotlib inline
@@ -58,7 +62,9 @@ def run(name, forked=True, **given):
 
 @pytest.fixture
 def worker(tmp_path, monkeypatch):
-    """A function that runs lines of `run(...)` in a process of their own: what they print, and the kernels' notes."""
+    """A function that runs lines of `run(...)` in a process of their own: what they print, and
+    the kernels' notes.
+    """
     for name in ("RUNS", "NOTEBOOKS", "PARAMS"):
         (tmp_path / name.lower()).mkdir()
         monkeypatch.setenv(f"DFNB_{name}", str(tmp_path / name.lower()))
@@ -74,13 +80,17 @@ def worker(tmp_path, monkeypatch):
         command = [sys.executable, "-c", WORKER + lines]
         done = subprocess.run(command, cwd=files.ROOT, capture_output=True, text=True, timeout=120)
         assert done.returncode == 0, done.stderr[-2000:]
-        return done.stdout.splitlines(), [json.loads(line) for line in (tmp_path / "notes").read_text().splitlines()]
+        return done.stdout.splitlines(), [
+            json.loads(line) for line in (tmp_path / "notes").read_text().splitlines()
+        ]
 
     return work
 
 
 def ended(pid: int, seconds: float = 5) -> bool:
-    """Whether a process is gone, or will be in a moment; one that nobody has waited for is gone too."""
+    """Whether a process is gone, or will be in a moment; one that nobody has waited for is gone
+    too.
+    """
     end = time.monotonic() + seconds
     while psutil.pid_exists(pid) and psutil.Process(pid).status() != "zombie":
         if time.monotonic() > end:
@@ -103,7 +113,8 @@ notebooks.pair()
     assert own == (False,) * 4
     assert threads == ("1",) * 4
     assert leads == (True,) * 4  # its own session: Ctrl-C in the terminal does not reach it
-    assert len(set(columns)) == 1  # tables look alike, though pandas was imported outside of IPython
+    # tables look alike, though pandas was imported outside of IPython
+    assert len(set(columns)) == 1
 
 
 def test_a_kernel_dies_with_its_stand_in_and_the_next_run_has_another(worker):

@@ -1,4 +1,6 @@
-"""What grows with the number of cores, with the number given: no test here depends on the machine that runs it."""
+"""What grows with the number of cores, with the number given: no test here depends on the
+machine that runs it.
+"""
 
 import os
 import signal
@@ -32,7 +34,8 @@ def test_the_limits_of_a_container_are_those_of_its_machine(tmp_path, monkeypatc
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(64)), raising=False)
     free = machine.look(tmp_path / "none")
     assert free.cores == 64 and free.memory > 2**28 and free.tasks == sys.maxsize
-    bound = control_group(tmp_path / "bound", cpu_max="250000 100000", memory_max=2**28, pids_max=300)
+    bound = control_group(tmp_path / "bound", cpu_max="250000 100000", memory_max=2**28,
+                          pids_max=300)
     assert machine.look(bound) == Machine(3, 2**28, 300)
     open_ = control_group(tmp_path / "open", cpu_max="max 100000", memory_max="max", pids_max="max")
     assert machine.look(open_) == free
@@ -41,7 +44,9 @@ def test_the_limits_of_a_container_are_those_of_its_machine(tmp_path, monkeypatc
 def test_limits_of_the_groups_above_hold_too(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(64)), raising=False)
     own = "0::/batch/job"
-    monkeypatch.setattr(machine, "_read", lambda path, read=machine._read: own if path.name == "cgroup" else read(path))
+    monkeypatch.setattr(
+        machine, "_read", lambda path, read=machine._read: own
+        if path.name == "cgroup" else read(path))
     control_group(tmp_path, memory_max=2**29)
     control_group(tmp_path / "batch", cpu_max="400000 100000", pids_max=500)
     control_group(tmp_path / "batch" / "job", memory_max=2**30, pids_max=900)
@@ -56,9 +61,12 @@ def test_fewer_cores_can_be_asked_for_but_not_more(tmp_path, monkeypatch):
 
 
 # ------------------------------------------------------------------- how many workers
-@pytest.mark.parametrize("cores, memory, workers, threads", [
-    (1, 8, 1, 1), (2, 4, 1, 2), (2, 8, 2, 1), (2, 24, 2, 1), (8, 8, 2, 4), (8, 16, 5, 1), (8, 64, 8, 1), (16, 16, 5, 3),
-    (16, 128, 16, 1), (64, 24, 8, 8), (64, 64, 22, 2), (64, 256, 64, 1)])
+@pytest.mark.parametrize("cores, memory, workers, threads", [(1, 8, 1, 1), (2, 4, 1, 2),
+                                                             (2, 8, 2, 1), (2, 24, 2, 1),
+                                                             (8, 8, 2, 4), (8, 16, 5, 1),
+                                                             (8, 64, 8, 1), (16, 16, 5, 3),
+                                                             (16, 128, 16, 1), (64, 24, 8, 8),
+                                                             (64, 64, 22, 2), (64, 256, 64, 1)])
 def test_runs_and_threads_by_cores_and_memory(cores, memory, workers, threads, monkeypatch):
     monkeypatch.setattr(pools, "on_gpu", lambda: False)
     host = Machine(cores, memory * GB)
@@ -73,9 +81,11 @@ def test_workers_and_threads_that_are_asked_for_are_taken(monkeypatch):
     assert pools.shares(20, None, 27, each=GB, host=host) == (20, 1)
     assert pools.shares(2, 5, 27, each=GB, host=host) == (2, 5)
     assert pools.shares(None, None, 3, each=GB, host=host) == (3, 4)  # a profile of three runs
-    with pytest.raises(UserError, match=r"20 workers may take 80.0 GB .* than the 48.0 GB .*; 12 fit"):
+    with pytest.raises(UserError,
+                       match=r"20 workers may take 80.0 GB .* than the 48.0 GB .*; 12 fit"):
         pools.shares(20, None, 27, each=4 * GB, host=host)
-    with pytest.raises(UserError, match=r"40 workers may take 80.0 GB .*; 24 fit"):  # whatever the cores are
+    # whatever the cores are
+    with pytest.raises(UserError, match=r"40 workers may take 80.0 GB .*; 24 fit"):
         Machine(2, 64 * GB).workers(40, 2 * GB)
 
 
@@ -89,7 +99,9 @@ def test_a_gpu_has_one_run_at_a_time(monkeypatch):
     host = Machine(16, 128 * GB)
     assert pools.shares(None, None, 27, each=GB, host=host) == (1, 16)
     assert pools.shares(1, 2, 27, each=GB, host=host) == (1, 2)
-    with pytest.raises(UserError, match="one run at a time has the GPU to itself, 4 workers would share its memory"):
+    with pytest.raises(
+            UserError,
+            match="one run at a time has the GPU to itself, 4 workers would share its memory"):
         pools.shares(4, 1, 27, each=GB, host=host)
 
 
@@ -100,7 +112,8 @@ def test_threads_of_a_kernel_are_what_is_asked_for_or_what_a_container_allows(mo
     monkeypatch.setattr(machine, "look", lambda: Machine(64, 64 * GB))
     assert kernels._thread_limits(None) == {} and set(kernels._thread_limits(8).values()) == {"8"}
     monkeypatch.setattr(machine, "look", lambda: Machine(4, 64 * GB))
-    assert set(kernels._thread_limits(None).values()) == {"4"} and set(kernels._thread_limits(8).values()) == {"8"}
+    assert set(kernels._thread_limits(None).values()) == {"4"} and set(
+        kernels._thread_limits(8).values()) == {"8"}
     monkeypatch.setenv("OMP_NUM_THREADS", "2")
     assert kernels._thread_limits(None)["OMP_NUM_THREADS"] == "2"
 
@@ -131,13 +144,20 @@ class Noted:
         pass
 
 
-@pytest.mark.parametrize("cores, memory, croppers, renderers", [
-    (1, 8, [], []), (2, 8, [2], [2]), (8, 16, [7], [8]), (16, 128, [16], [16]), (64, 8, [3], [11]), (64, 256, [40], [30])])
-def test_pools_of_crops_and_of_the_demo_world(cores, memory, croppers, renderers, monkeypatch, tmp_path):
+@pytest.mark.parametrize("cores, memory, croppers, renderers", [(1, 8, [], []), (2, 8, [2], [2]),
+                                                                (8, 16, [7], [8]),
+                                                                (16, 128, [16], [16]),
+                                                                (64, 8, [3], [11]),
+                                                                (64, 256, [40], [30])])
+def test_pools_of_crops_and_of_the_demo_world(cores, memory, croppers, renderers, monkeypatch,
+                                              tmp_path):
     monkeypatch.setattr(machine, "look", lambda: Machine(cores, memory * GB))
     monkeypatch.setattr(machine, "pool", Noted)
     settings = {"frames": 101, "size": 32, "margin": 1.3, "limits": video.Limits()}
-    jobs = [crop_cache.plan("nowhere.mp4", ("demo", "real", f"{at:03d}"), tmp_path, settings) for at in range(40)]
+    jobs = [
+        crop_cache.plan("nowhere.mp4", ("demo", "real", f"{at:03d}"), tmp_path, settings)
+        for at in range(40)
+    ]
     Noted.sizes.clear()
     assert len(list(crop_cache.make_all(jobs, None))) == 40 and Noted.sizes == croppers
     Noted.sizes.clear()
@@ -145,7 +165,7 @@ def test_pools_of_crops_and_of_the_demo_world(cores, memory, croppers, renderers
     assert Noted.sizes == renderers
 
 
-# ------------------------------------------------------------------- the decoder, and what a machine may refuse
+# --- the decoder, and what a machine may refuse
 FLAT = """
 import sys
 from dfnb.data import decoder, video
@@ -163,7 +183,8 @@ for at in range(200):
 def test_a_decoder_does_not_grow_with_the_videos_whatever_threads_there_are(corpus):
     path = video_of(corpus)
     command = [sys.executable, "-c", FLAT, path]
-    out = subprocess.run(command, check=True, capture_output=True, text=True, cwd=files.ROOT).stdout.split()
+    out = subprocess.run(command, check=True, capture_output=True, text=True,
+                         cwd=files.ROOT).stdout.split()
     threads, size = np.array(out, int).reshape(2, 2).T
     assert threads[1] <= threads[0] <= 40 and size[1] <= 1.02 * size[0] < 4 * 2**20  # KB
 
@@ -172,7 +193,8 @@ def video_of(corpus):
     return str(next(corpus.rglob("original_sequences/youtube/c23/videos/*.mp4")))
 
 
-def test_a_thread_that_the_system_refuses_is_no_lack_of_memory_and_is_not_remembered(corpus, monkeypatch):
+def test_a_thread_that_the_system_refuses_is_no_lack_of_memory_and_is_not_remembered(
+        corpus, monkeypatch):
     from dfnb.data import decoder
 
     def refuse(*arguments):
@@ -180,13 +202,16 @@ def test_a_thread_that_the_system_refuses_is_no_lack_of_memory_and_is_not_rememb
 
     monkeypatch.setattr(decoder, "read", refuse)
     answer, _ = decoder.answer_to(video_of(corpus), 4, video.Limits())
-    assert answer == {"rejected": "refused by the system: Resource temporarily unavailable", "passing": True}
+    assert answer == {
+        "rejected": "refused by the system: Resource temporarily unavailable", "passing": True
+    }
 
 
 @pytest.mark.parametrize("reason", [
     "out of memory: decoding needs more than 4.3 GB", "timed out: decoding took more than 120 s",
     "crashed: the decoder was killed by SIGKILL", "refused by the system: no thread"])
-def test_what_the_machine_loses_ends_the_work_at_once_and_is_not_remembered(reason, tmp_path, monkeypatch):
+def test_what_the_machine_loses_ends_the_work_at_once_and_is_not_remembered(
+        reason, tmp_path, monkeypatch):
     read = []
 
     def lose(path, *arguments, **options):
@@ -195,7 +220,10 @@ def test_what_the_machine_loses_ends_the_work_at_once_and_is_not_remembered(reas
 
     monkeypatch.setenv("DFNB_CACHE", str(tmp_path))
     monkeypatch.setattr(video, "read", lose)
-    with pytest.raises(UserError, match="8 of the first 8 videos of FaceSwap .* reason that lies in this machine") as words:
+    with pytest.raises(
+            UserError,
+            match="8 of the first 8 videos of FaceSwap .* reason that lies in this machine"
+    ) as words:
         crops.build(videos(40), frames=4, size=32, workers=1, progress=False)
     assert reason in str(words.value) and len(read) == 8
     assert not list((tmp_path / "crops").glob("*.json"))
@@ -207,7 +235,9 @@ def test_what_the_files_lose_is_told_of_all_of_them(tmp_path, monkeypatch):
 
     monkeypatch.setenv("DFNB_CACHE", str(tmp_path))
     monkeypatch.setattr(video, "read", lose)
-    with pytest.raises(UserError, match=r"100% of the frames of FaceSwap are lost.*most often: empty \(40 videos\)"):
+    with pytest.raises(
+            UserError,
+            match=r"100% of the frames of FaceSwap are lost.*most often: empty \(40 videos\)"):
         crops.build(videos(40), frames=4, size=32, workers=1, progress=False)
 
 
@@ -215,7 +245,10 @@ def videos(count):
     import pandas as pd
 
     names = [f"{at:03d}_{at + 1:03d}" for at in range(count)]
-    return pd.DataFrame({"corpus": "mine", "manipulation": "FaceSwap", "video": names, "label": 1, "path": names, "group": 0})
+    return pd.DataFrame({
+        "corpus": "mine", "manipulation": "FaceSwap", "video": names, "label": 1, "path": names,
+        "group": 0
+    })
 
 
 # ------------------------------------------------------------------- workers
@@ -224,7 +257,8 @@ def _what_a_worker_sees():
     import numpy  # noqa: F401
     from threadpoolctl import threadpool_info
 
-    return cv2.getNumThreads(), [library["num_threads"] for library in threadpool_info()], signal.getsignal(signal.SIGINT)
+    return cv2.getNumThreads(), [library["num_threads"]
+                                 for library in threadpool_info()], signal.getsignal(signal.SIGINT)
 
 
 @pytest.mark.slow

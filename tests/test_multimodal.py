@@ -311,7 +311,8 @@ def test_the_number_of_calls_is_printed_before_and_bounded(server, crops, capsys
     tokens = 6 * (255 + len(multimodal.PROMPT) // 4)
     assert capsys.readouterr().out.splitlines() == [
         "6 calls to 'm' at 127.0.0.1: about 0.3 minutes (3.0 s a call, assumed, 1 at once), "
-        f"about {tokens:,} tokens of questions and at most 600 tokens of answers; up to 2 retries a call come on top"
+        f"about {tokens:,} tokens of questions and at most 600 tokens of answers; up to 2 retries "
+        "a call come on top"
     ]
     with pytest.raises(
             UserError,

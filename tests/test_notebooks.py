@@ -1,4 +1,6 @@
-"""Notebook conventions, then the notebooks themselves: executed, repeated and printed with the smoke profile."""
+"""Notebook conventions, then the notebooks themselves: executed, repeated and printed with the
+smoke profile.
+"""
 
 import ast
 import json

@@ -198,9 +198,9 @@ def test_other_parameters_have_a_folder_that_no_value_can_choose(home, profile, 
     assert one == same
     assert re.fullmatch(r"rank16-[0-9a-f]{12}", one.name)
     assert re.fullmatch(r"note-etc-rank-x{1,40}-[0-9a-f]{12}", odd.name)
-    assert {path.name for path in (folder / "sweep").iterdir()} == {one.name, odd.name}
+    assert {path.name for path in (folder / state.SWEEP).iterdir()} == {one.name, odd.name}
     state.clear(folder)
-    assert (folder / "sweep").exists()
+    assert (folder / state.SWEEP).exists()
 
 
 def test_a_run_behind_a_link_is_refused_and_a_link_in_a_run_is_not_followed(home, profile, folder):

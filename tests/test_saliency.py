@@ -37,7 +37,9 @@ def fit(name: str, split_views, clip):
 
 @pytest.fixture
 def quartered():
-    """Training, validation and test crops (96, 32, 32) of noise; a fake has a grid in a quadrant."""
+    """Training, validation and test crops (96, 32, 32) of noise; a fake has a grid in a
+    quadrant.
+    """
     generator = np.random.default_rng(0)
     labels, quadrants = generator.permutation(np.arange(160) % 2), generator.integers(0, 4, 160)
     places = np.indices((64, 64))

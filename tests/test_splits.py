@@ -1,4 +1,6 @@
-"""Regimes keep what they promise on random corpora; the audit catches leaks that are made on purpose."""
+"""Regimes keep what they promise on random corpora; the audit catches leaks that are made on
+purpose.
+"""
 
 import numpy as np
 import pandas as pd
@@ -17,9 +19,13 @@ OFFICIAL = files.ROOT.parent / "shared" / "ffpp"
 
 
 def corpus_of(reals, pairs, manipulations=DETECTORS) -> pd.DataFrame:
-    """A videos table without files: a real per id, a fake target_source per pair and manipulation."""
+    """A videos table without files: a real per id, a fake target_source per pair and
+    manipulation.
+    """
     rows = [("c", "real", name, 0, name, None, "") for name in reals]
-    rows += [("c", manipulation, f"{a}_{b}", 1, a, b, "") for manipulation in manipulations for a, b in pairs]
+    rows += [("c", manipulation, f"{a}_{b}", 1, a, b, "")
+             for manipulation in manipulations
+             for a, b in pairs]
     return pd.DataFrame(rows, columns=COLUMNS)
 
 
@@ -34,7 +40,9 @@ def corpora(draw):
     """Reals with closed pairs, open chains or both, and a few YouTube siblings."""
     count = draw(st.integers(8, 40))
     names = [f"{place:03d}" for place in range(count)]
-    pairs = [(names[at], names[at ^ 1]) for at in range(0, count - count % 2) if draw(st.booleans())]
+    pairs = [(names[at], names[at ^ 1])
+             for at in range(0, count - count % 2)
+             if draw(st.booleans())]
     chains = draw(st.lists(st.tuples(st.sampled_from(names), st.sampled_from(names)), max_size=8))
     pairs = sorted({*pairs, *((a, b) for a, b in chains if a != b)})
     youtube = {
@@ -74,13 +82,14 @@ def test_a_split_is_complete_and_every_part_has_both_classes(made, protocol):
     split_table = split_or_skip(videos, protocol, youtube=youtube)
     assert not split_table.duplicated(KEY).any()
     assert set(map(tuple, split_table[KEY].to_numpy())) == set(map(tuple, videos[KEY].to_numpy()))
-    classes = split_table.assign(fake=split_table["manipulation"] != "real").groupby("split")["fake"].nunique()
+    classes = split_table.assign(
+        fake=split_table["manipulation"] != "real").groupby("split")["fake"].nunique()
     assert classes.to_dict() == {"train": 2, "validation": 2, "test": 2}
 
 
 @settings(max_examples=15, deadline=None)
 @given(corpora(), st.integers(0, 3))
-def test_group_regimes_keep_apart_what_they_promise(made, seed):
+def test_group_protocols_keep_apart_what_they_promise(made, seed):
     videos, youtube = made
     groups = {
         "pair": identity.identity_groups(videos),
@@ -98,7 +107,9 @@ def test_group_regimes_keep_apart_what_they_promise(made, seed):
 @given(corpora())
 def test_groups_are_the_components_found_by_walking(made):
     videos, youtube = made
-    links = [(a, b) for a, b in zip(videos["target"], videos["source"], strict=True) if isinstance(b, str)]
+    links = [(a, b)
+             for a, b in zip(videos["target"], videos["source"], strict=True)
+             if isinstance(b, str)]
     links += [(a, b) for a in youtube for b in youtube if youtube[a] == youtube[b]]
     expected = {name: {name} for name in videos["target"]}
     for a, b in links:
@@ -132,13 +143,14 @@ def test_the_study_split_has_the_sizes_of_the_table():
 
 
 def test_the_reals_of_the_study_do_not_depend_on_the_test_method():
-    videos = pd.concat(
-        [closed(20), closed(20).query("manipulation == 'FaceSwap'").replace("FaceSwap", "Face2Face")]
-    )
-    one, two = (
-        splits.split(videos, "study", test_manipulations=names) for names in (["NeuralTextures"], ["Face2Face"])
-    )
-    pd.testing.assert_frame_equal(one.query("manipulation == 'real'"), two.query("manipulation == 'real'"))
+    videos = pd.concat([
+        closed(20),
+        closed(20).query("manipulation == 'FaceSwap'").replace("FaceSwap", "Face2Face")
+    ])
+    one, two = (splits.split(videos, "study", test_manipulations=names)
+                for names in (["NeuralTextures"], ["Face2Face"]))
+    pd.testing.assert_frame_equal(one.query("manipulation == 'real'"),
+                                  two.query("manipulation == 'real'"))
 
 
 @pytest.mark.parametrize(
@@ -167,22 +179,21 @@ def test_a_frame_split_spreads_the_kept_frames_of_a_video():
 
 @pytest.mark.parametrize(
     ("videos", "protocol", "options", "sentence"),
-    [
-        (closed(10), "studie", {}, "protocol must be one of study, frame, .* got 'studie'"),
-        (closed(2), "study", {}, "real needs at least 3 videos"),
-        (closed(10), "study", {"test_manipulations": ["Face2Face"]}, "videos of Face2Face, the corpus has FaceSwap"),
-        (closed(10), "frame", {}, "give the frames table"),
-        (closed(4), "identity", {}, "form 2 groups"),
-        (corpus_of(["000", "001", "002"], []), "video", {}, "without fake videos"),
-        (closed(10), "official", {}, "train.json, val.json and test.json"),
-    ],
+    [(closed(10), "studie", {}, "protocol must be one of study, frame, .* got 'studie'"),
+     (closed(2), "study", {}, "real needs at least 3 videos"),
+     (closed(10), "study", {"test_manipulations": ["Face2Face"]
+                            }, "videos of Face2Face, the corpus has FaceSwap"),
+     (closed(10), "frame", {}, "give the frames table"),
+     (closed(4), "identity", {}, "form 2 groups"),
+     (corpus_of(["000", "001", "002"], []), "video", {}, "without fake videos"),
+     (closed(10), "official", {}, "train.json, val.json and test.json"),],
 )
 def test_a_split_that_cannot_be_is_a_sentence(videos, protocol, options, sentence):
     with pytest.raises(UserError, match=sentence):
         splits.split(videos, protocol, **options)
 
 
-def test_leaky_regimes_are_marked():
+def test_leaky_protocols_are_marked():
     assert splits.mark("video") == "video (leaky: scene and face)"
     assert splits.mark("identity") == "identity"
     assert {"study", "frame", "video", "target"} == set(splits.LEAKY)
@@ -191,7 +202,9 @@ def test_leaky_regimes_are_marked():
 def parts_of(videos, place):
     """Parts by hand: a manipulation of place, from (manipulation, video) to split."""
     table = videos[KEY].copy()
-    table["split"] = [place[key] for key in zip(videos["manipulation"], videos["video"], strict=True)]
+    table["split"] = [
+        place[key] for key in zip(videos["manipulation"], videos["video"], strict=True)
+    ]
     return table
 
 
@@ -202,7 +215,8 @@ def share(table, manipulation, leak):
 
 def test_an_id_in_two_parts_is_caught():
     videos = corpus_of(["000", "001"], [("000", "001")], manipulations=["NeuralTextures"])
-    place = {("real", "000"): "train", ("real", "001"): "test", ("NeuralTextures", "000_001"): "test"}
+    place = {("real", "000"): "train", ("real", "001"): "test",
+             ("NeuralTextures", "000_001"): "test"}
     split_table = parts_of(videos, place)
     found = identity.audit(split_table, videos)
     assert share(found, "NeuralTextures", "scene") == (1, 1, 0)  # its scene was seen, as real
@@ -214,7 +228,8 @@ def test_an_id_in_two_parts_is_caught():
 def test_a_leaked_source_is_a_face_in_a_swap_and_only_motion_in_a_reenactment():
     for manipulation, face in (("FaceSwap", (1, 1, 0)), ("NeuralTextures", (0, 0, 0))):
         videos = corpus_of(["000", "001"], [("000", "001")], manipulations=[manipulation])
-        place = {("real", "000"): "test", ("real", "001"): "train", (manipulation, "000_001"): "test"}
+        place = {("real", "000"): "test", ("real", "001"): "train",
+                 (manipulation, "000_001"): "test"}
         split_table = parts_of(videos, place)
         found = identity.audit(split_table, videos)
         assert share(found, manipulation, "scene") == (0, 0, 0)
@@ -294,7 +309,8 @@ def test_a_protocol_that_promises_disjoint_people_is_checked(protocol, monkeypat
         splits.split(videos, protocol)
 
 
-@pytest.mark.skipif(not OFFICIAL.is_dir(), reason="the official lists of FaceForensics++ are not here")
+@pytest.mark.skipif(not OFFICIAL.is_dir(),
+                    reason="the official lists of FaceForensics++ are not here")
 def test_the_official_lists_leave_four_test_ids_linked_to_training():
     known = identity.read_known(OFFICIAL)
     pairs = [pair for split in known["lists"].values() for pair in split]
@@ -305,30 +321,48 @@ def test_the_official_lists_leave_four_test_ids_linked_to_training():
     assert groups.nunique() == 478
     official, strict = (splits.split(videos, protocol, **known).query("manipulation == 'real'")
                         for protocol in ("official", "official-strict"))
-    dropped = {split: set(rows.video) - set(strict.video) for split, rows in official.groupby("split")}
+    dropped = {
+        split: set(rows.video) - set(strict.video) for split, rows in official.groupby("split")
+    }
     assert dropped["test"] == {"078", "755", "759", "955"} and dropped["train"] == set()
-    assert dropped["validation"] == set(["004", "566", "567", "606", "617", "638", "640", "837", "875", "890", "979", "982"])
+    assert dropped["validation"] == set(
+        ["004", "566", "567", "606", "617", "638", "640", "837", "875", "890", "979", "982"])
     identity.check_disjoint(strict, videos, groups=groups)
     with pytest.raises(UserError, match="078, 755, 759, 955"):
         identity.check_disjoint(official, videos, groups=groups)
 
 
 def test_a_split_keeps_one_manipulation_to_train_and_others_to_test():
-    videos = corpus_of([f"{at:03d}" for at in range(20)], [(f"{at:03d}", f"{at ^ 1:03d}") for at in range(20)],
+    videos = corpus_of([f"{at:03d}" for at in range(20)],
+                       [(f"{at:03d}", f"{at ^ 1:03d}") for at in range(20)],
                        manipulations=["FaceSwap", "NeuralTextures", "Deepfakes"])
     split_table = splits.split(videos, "identity")
-    kept = splits.keep(split_table, "FaceSwap", ["NeuralTextures"])
-    assert kept.groupby(["split", "manipulation"]).size().to_dict() == {
-        ("train", "real"): 14, ("train", "FaceSwap"): 14, ("validation", "real"): 4, ("validation", "FaceSwap"): 4,
-        ("test", "real"): 2, ("test", "NeuralTextures"): 2}
-    within = splits.keep(split_table, "Deepfakes", ["Deepfakes"])  # a corpus of one manipulation: nothing is unseen
-    assert within.query("manipulation == 'Deepfakes'").split.value_counts().to_dict() == {"train": 14, "validation": 4, "test": 2}
+    kept = splits.keep_manipulations(split_table, "FaceSwap", ["NeuralTextures"])
+    assert kept.groupby(["split",
+                         "manipulation"]).size().to_dict() == {("train", "real"): 14,
+                                                               ("train", "FaceSwap"): 14,
+                                                               ("validation", "real"): 4,
+                                                               ("validation", "FaceSwap"): 4,
+                                                               ("test", "real"): 2,
+                                                               ("test", "NeuralTextures"): 2}
+    # a corpus of one manipulation: nothing is unseen
+    within = splits.keep_manipulations(split_table, "Deepfakes", ["Deepfakes"])
+    assert within.query("manipulation == 'Deepfakes'").split.value_counts().to_dict() == {
+        "train": 14, "validation": 4, "test": 2
+    }
     study = splits.split(videos, "study")
-    pd.testing.assert_frame_equal(splits.keep(study, "FaceSwap", ["NeuralTextures"]), study)
-    with pytest.raises(UserError, match="no video of Face2Face is in the split that needs it; the split table has the manipulations Deepfakes"):
-        splits.keep(split_table, "FaceSwap", ["Face2Face"])
+    pd.testing.assert_frame_equal(splits.keep_manipulations(study, "FaceSwap", ["NeuralTextures"]),
+                                  study)
+    with pytest.raises(
+            UserError, match=
+            "no video of Face2Face is in the split that needs it; the split table has the "
+            "manipulations Deepfakes"
+    ):
+        splits.keep_manipulations(split_table, "FaceSwap", ["Face2Face"])
     with pytest.raises(UserError, match="the split 'validation' has no videos of FaceSwap"):
-        splits.keep(split_table[(split_table.split != "validation") | (split_table.manipulation != "FaceSwap")], "FaceSwap", ["Deepfakes"])
+        splits.keep_manipulations(
+            split_table[(split_table.split != "validation") |
+                        (split_table.manipulation != "FaceSwap")], "FaceSwap", ["Deepfakes"])
 
 
 def test_persons_of_a_column_are_joined_within_their_corpus():
@@ -351,7 +385,8 @@ def test_shares_of_a_group_split_are_near_the_study():
 def test_fractions_are_nested_whole_groups_and_touch_training_alone(made, protocol, seed):
     videos, _ = made
     split_table = split_or_skip(videos, protocol, seed=seed).merge(videos[[*KEY, "label"]], on=KEY)
-    split_table["group"] = split_table[KEY].merge(videos.assign(group=identity.identity_groups(videos)), on=KEY).group
+    split_table["group"] = split_table[KEY].merge(
+        videos.assign(group=identity.identity_groups(videos)), on=KEY).group
     before, names = split_table[split_table.split == "train"], set()
     for share in (0.2, 0.5, 1.0):
         some = splits.fraction(split_table, videos, share, seed)
@@ -370,7 +405,8 @@ def test_a_fifth_of_twenty_pairs_is_four_and_another_seed_draws_others():
     split_table = videos[KEY].assign(split="train")
     some = splits.fraction(split_table, videos, 0.2, seed=0)
     assert len(some) == 16  # four pairs of two reals and two fakes
-    again = splits.fraction(split_table.sample(frac=1, random_state=1), videos.sample(frac=1, random_state=2), 0.2, seed=0)
+    again = splits.fraction(split_table.sample(frac=1, random_state=1),
+                            videos.sample(frac=1, random_state=2), 0.2, seed=0)
     assert set(again.video) == set(some.video)
     assert set(splits.fraction(split_table, videos, 0.2, seed=1).video) != set(some.video)
 
@@ -392,8 +428,9 @@ def test_a_fraction_is_a_share(share):
 def test_few_pairs_are_whole_nested_and_touch_training_alone(videos, seed):
     split_table, names = splits.split(videos, "study", seed=seed), set()
     for count in (1, 3, 7):
-        some = splits.few(split_table, videos, count, seed)
-        pd.testing.assert_frame_equal(*(table[table.split != "train"].reset_index(drop=True) for table in (some, split_table)))
+        some = splits.few_pairs(split_table, videos, count, seed)
+        pd.testing.assert_frame_equal(*(table[table.split != "train"].reset_index(drop=True)
+                                        for table in (some, split_table)))
         train = some[some.split == "train"].merge(videos, on=KEY)
         reals, fakes = train[train.label == 0], train[train.label == 1]
         assert len(reals) == len(fakes) == count
@@ -406,16 +443,22 @@ def test_few_pairs_are_whole_nested_and_touch_training_alone(videos, seed):
 def test_few_pairs_follow_the_seed_and_not_the_order_of_rows():
     videos = closed(60)
     split_table = splits.split(videos, "study", seed=0)
-    drawn = {seed: frozenset(splits.few(split_table, videos, 5, seed).query("split == 'train'").video) for seed in range(4)}
+    drawn = {
+        seed: frozenset(
+            splits.few_pairs(split_table, videos, 5, seed).query("split == 'train'").video)
+        for seed in range(4)
+    }
     assert len(set(drawn.values())) == 4
-    mixed = splits.few(split_table.sample(frac=1, random_state=1), videos.sample(frac=1, random_state=2), 5, 0)
+    mixed = splits.few_pairs(split_table.sample(frac=1, random_state=1),
+                             videos.sample(frac=1, random_state=2), 5, 0)
     assert set(mixed.query("split == 'train'").video) == drawn[0]
 
 
 def test_few_pairs_of_frames_take_all_frames_of_a_video():
     videos = closed(20)[lambda table: table.manipulation != "NeuralTextures"]
     split_table = frames_of(videos).drop(columns="status").assign(split="train")
-    assert splits.few(split_table, videos, 3).groupby(["manipulation", "video"]).size().tolist() == [4] * 6
+    assert splits.few_pairs(split_table, videos, 3,
+                            seed=0).groupby(["manipulation", "video"]).size().tolist() == [4] * 6
 
 
 def test_few_pairs_say_how_many_there_are():
@@ -423,8 +466,10 @@ def test_few_pairs_say_how_many_there_are():
     split_table = videos[KEY].assign(split="train")[videos.manipulation.isin(["real", "FaceSwap"])]
     lonely = split_table[split_table.video != "000"]  # the fake of 000 has lost its real
     with pytest.raises(UserError, match="between 1 and 19, .*; got 20"):
-        splits.few(lonely, videos, 20)
+        splits.few_pairs(lonely, videos, 20, seed=0)
     with pytest.raises(UserError, match="got 0"):
-        splits.few(split_table, videos, 0)
-    with pytest.raises(UserError, match="one training manipulation, the training split has FaceSwap, NeuralTextures"):
-        splits.few(videos[KEY].assign(split="train"), videos, 2)
+        splits.few_pairs(split_table, videos, 0, seed=0)
+    with pytest.raises(
+            UserError,
+            match="one training manipulation, the training split has FaceSwap, NeuralTextures"):
+        splits.few_pairs(videos[KEY].assign(split="train"), videos, 2, seed=0)

@@ -103,7 +103,7 @@ def test_a_chapter_runs_once_and_repeats_to_the_bit_when_forced(home):
 def test_a_run_with_other_parameters_has_another_folder(home):
     notebook, settings = home / "notebooks" / "01_first.ipynb", config.load("tiny")
     folder = study.execute(notebook, settings, {"rank": 7})
-    assert folder.parent == home / "runs" / "tiny" / "01_first" / "sweep"
+    assert folder.parent == home / "runs" / "tiny" / "01_first" / state.SWEEP
     assert folder.name.startswith("rank7-")
     assert json.loads((folder / "metrics.json").read_text())["rank"] == 7
     assert states() == {"01_first": "missing"}

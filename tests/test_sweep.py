@@ -1,4 +1,6 @@
-"""Sweeps of tiny notebooks: what they expand to, and that no death of anything loses or repeats a run."""
+"""Sweeps of tiny notebooks: what they expand to, and that no death of anything loses or repeats
+a run.
+"""
 
 import contextlib
 import json
@@ -44,15 +46,15 @@ BODY
 run.save({"value": (rank + split_seed) / 3 - dropout, "repeats": repeats})
 """
 FAULTS = {
-    "killed": "os.kill(os.getpid(), 9)",
-    "slow": "time.sleep(60)",
+    "killed": "os.kill(os.getpid(), 9)", "slow": "time.sleep(60)",
     "memory": "raise MemoryError('a lot')",
     "bad": "raise UserError('rank must be at least 9, got 2')",
     "data": "from dfnb import DataError; raise DataError('there is no corpus')",
-    "diverged": "raise type('Diverged', (UserError,), {})('training diverged at step 3: the loss is nan')",
-    "idle": "raise type('NoGradient', (UserError,), {})('2 trainable parameters get no gradient: a, b')",
-    "full": "raise OSError(28, 'No space left on device')",
-    "other": "1 / 0",
+    "diverged": "raise type('Diverged', (UserError,), {})"
+                "('training diverged at step 3: the loss is nan')",
+    "idle": "raise type('NoGradient', (UserError,), {})"
+            "('2 trainable parameters get no gradient: a, b')",
+    "full": "raise OSError(28, 'No space left on device')", "other": "1 / 0",
 }
 BODY = "\n".join(f"if fault == '{name}':\n    {code}" for name, code in FAULTS.items())
 PROFILE = {"corpus": {"root": "demo"}, "demo": {"seed": 1, "identities": 4, "frames": 2},
@@ -65,7 +67,9 @@ NAMES = ["repeats1-rank4-affd8a0f9e43", "repeats1-rank4-dropout0.1-f00f11fdef8b"
 
 @pytest.fixture
 def home(tmp_path, monkeypatch):
-    """Folders of a study of their own with one notebook; `executed` gets a line from every kernel."""
+    """Folders of a study of their own with one notebook; `executed` gets a line from every
+    kernel.
+    """
     for name in ("DATA", "CACHE", "RUNS", "NOTEBOOKS", "PARAMS"):
         monkeypatch.setenv(f"DFNB_{name}", str(tmp_path / name.lower()))
     monkeypatch.delenv("DFNB_RUN", raising=False)
@@ -84,7 +88,8 @@ def write(home: Path, body: str = BODY, stem: str = "03_tiny") -> None:
 
 
 def declare(home: Path, **named) -> None:
-    (home / "params" / "tiny.yaml").write_text(yaml.safe_dump(PROFILE | {"sweeps": named}, sort_keys=False))
+    (home / "params" / "tiny.yaml").write_text(
+        yaml.safe_dump(PROFILE | {"sweeps": named}, sort_keys=False))
 
 
 def cells(**options):
@@ -93,7 +98,8 @@ def cells(**options):
 
 def executed(home: Path) -> Counter:
     """How often each run's notebook has begun."""
-    return Counter((home / "executed").read_text().split()) if (home / "executed").exists() else Counter()
+    return Counter(
+        (home / "executed").read_text().split()) if (home / "executed").exists() else Counter()
 
 
 def states() -> list[str]:
@@ -101,7 +107,9 @@ def states() -> list[str]:
 
 
 def metrics() -> dict[str, bytes]:
-    return {row["run"]: (row["folder"] / "metrics.json").read_bytes() for row in grids.table("tiny")}
+    return {
+        row["run"]: (row["folder"] / "metrics.json").read_bytes() for row in grids.table("tiny")
+    }
 
 
 def content(rank: int, dropout: float, seed: int = 0) -> bytes:
@@ -125,18 +133,22 @@ def test_a_grid_has_a_cell_for_every_combination_without_repetitions(home):
 
 def test_the_name_of_a_run_is_fixed_by_its_parameters(home):
     assert [cell.folder.name for cell in cells()] == NAMES
-    declare(home, other={"notebook": "03_tiny", "combinations": [{"dropout": 0, "rank": 4, "repeats": 1}]})
+    declare(
+        home,
+        other={"notebook": "03_tiny", "combinations": [{"dropout": 0, "rank": 4, "repeats": 1}]})
     assert [cell.folder.name for cell in cells()] == NAMES[:1]
 
 
 def test_one_factor_at_a_time_has_the_base_once_and_every_seed(home):
     factors = {"rank": [3, 4], "dropout": [0, 0.1]}
-    declare(home, around={"notebook": "03_tiny", "one_at_a_time": factors, "seeds": [0, 1]}, grid=GRID)
+    declare(home, around={"notebook": "03_tiny", "one_at_a_time": factors, "seeds": [0, 1]},
+            grid=GRID)
     around = [cell.config["parameters"] for cell in cells(only=["around"])]
     assert [(one["rank"], one["dropout"], one["split_seed"]) for one in around] == [
         (3, 0.0, 0), (3, 0.0, 1), (4, 0.0, 0), (4, 0.0, 1), (3, 0.1, 0), (3, 0.1, 1)]
     shared = [cell for cell in cells() if cell.sweeps == ("around", "grid")]
-    assert [cell.folder.name for cell in shared] == NAMES[:1]  # rank 4, dropout 0, seed 0 is in both
+    # rank 4, dropout 0, seed 0 is in both
+    assert [cell.folder.name for cell in shared] == NAMES[:1]
     assert len(cells()) == 6 + 4 - 1
     assert len(cells(only=["03_tiny"])) == len(cells(only=["03"])) == 9
 
@@ -145,20 +157,25 @@ def test_the_demo_has_the_grid_of_the_study_and_three_seeds_of_every_factor():
     demo = config.load("demo")
     grid = [cell.config["parameters"] for cell in grids.expand(demo, ["grid"])]
     assert len({(one["rank"], one["alpha"], one["dropout"]) for one in grid}) == len(grid) == 27
-    assert Counter(cell.config["parameters"]["split_seed"] for cell in grids.expand(demo, ["one_factor"])) == {
-        0: 8, 1: 8, 2: 8}  # the base, two other values of each of three factors, and two blocks
+    assert Counter(
+        cell.config["parameters"]["split_seed"] for cell in grids.expand(demo, ["one_factor"])) == {
+            0: 8, 1: 8, 2: 8
+        }  # the base, two other values of each of three factors, and two blocks
 
 
-@pytest.mark.parametrize(("sweep", "sentence"), [
-    ({"grid": {"rnak": [1]}}, r"has no parameter 'rnak' \(params/tiny.yaml, sweeps.grid\)"),
-    ({"grid": {"rank": [1, "two"]}}, r"rank must be an integer, got 'two' \(params/tiny.yaml, sweeps.grid\)"),
-    ({"combinations": [{"profile": "demo"}]}, "runs under its own profile"),
-    ({"grid": {"rank": [1]}, "base": {"rank": 2}}, "sweeps.grid is .*, but rank is in the base and in the grid"),
-    ({"grid": {"rank": [1]}, "combinations": [{}]}, "has one of grid, combinations and one_at_a_time, not grid and combinations"),
-    ({}, "has one of grid, combinations and one_at_a_time, not none"),
-    ({"grid": {"rank": []}}, "sweeps.grid.grid.rank is .*at least 1 item"),
-    ({"combinations": [{}], "notebook": "09_absent"}, "there is no chapter '09_absent'"),
-])
+@pytest.mark.parametrize(
+    ("sweep", "sentence"),
+    [({"grid": {"rnak": [1]}}, r"has no parameter 'rnak' \(params/tiny.yaml, sweeps.grid\)"),
+     ({"grid": {"rank": [1, "two"]}
+       }, r"rank must be an integer, got 'two' \(params/tiny.yaml, sweeps.grid\)"),
+     ({"combinations": [{"profile": "demo"}]}, "runs under its own profile"),
+     ({"grid": {"rank": [1]}, "base": {"rank": 2}
+       }, "sweeps.grid is .*, but rank is in the base and in the grid"),
+     ({"grid": {"rank": [1]}, "combinations": [{}]
+       }, "has one of grid, combinations and one_at_a_time, not grid and combinations"),
+     ({}, "has one of grid, combinations and one_at_a_time, not none"),
+     ({"grid": {"rank": []}}, "sweeps.grid.grid.rank is .*at least 1 item"),
+     ({"combinations": [{}], "notebook": "09_absent"}, "there is no chapter '09_absent'"),])
 def test_a_mistake_in_a_sweep_is_a_sentence_before_anything_runs(home, sweep, sentence):
     declare(home, grid={"notebook": "03_tiny"} | sweep)
     with pytest.raises(UserError, match=sentence):
@@ -167,14 +184,17 @@ def test_a_mistake_in_a_sweep_is_a_sentence_before_anything_runs(home, sweep, se
 
 
 def test_an_unknown_sweep_is_answered_with_the_known_ones(home):
-    with pytest.raises(UserError, match=r"no sweep 'gird' in params/tiny.yaml; its sweeps are grid \(03_tiny\)"):
+    with pytest.raises(
+            UserError,
+            match=r"no sweep 'gird' in params/tiny.yaml; its sweeps are grid \(03_tiny\)"):
         cells(only=["gird"])
 
 
 def test_a_dry_run_says_what_would_run_and_runs_nothing(home, capsys):
     assert cli.main(["sweep", "--profile", "tiny", "--dry-run"]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert [line.split() for line in lines[:4]] == [[name, "missing", "run", "never", "run"] for name in NAMES]
+    assert [line.split() for line in lines[:4]] == [[name, "missing", "run", "never", "run"]
+                                                    for name in NAMES]
     assert lines[4] == "4 runs: 4 missing"
     assert not (home / "runs").exists()
 
@@ -184,7 +204,8 @@ def test_processes_that_all_die_at_once_end_the_sweep_and_blame_no_run(home):
         def submit(self, *arguments):
             raise BrokenExecutor("no worker begins")
 
-    with pytest.raises(sweeps.SweepFailed, match="die at once .BrokenExecutor: no worker begins.*__main__"):
+    with pytest.raises(sweeps.SweepFailed,
+                       match="die at once .BrokenExecutor: no worker begins.*__main__"):
         sweeps.run("tiny", executor=Broken())
     assert states() == ["missing"] * 4
 
@@ -193,12 +214,15 @@ def test_processes_that_all_die_at_once_end_the_sweep_and_blame_no_run(home):
 @pytest.mark.slow
 def test_a_sweep_runs_each_cell_once_in_processes_with_their_share_of_threads(home):
     note = f"with open('{home}/order', 'a') as file:\n    print(WORD, file=file)\n"
-    begin, end = note.replace("WORD", "os.environ['OMP_NUM_THREADS']"), note.replace("WORD", "'end'")
+    begin, end = note.replace("WORD", "os.environ['OMP_NUM_THREADS']"), note.replace(
+        "WORD", "'end'")
     write(home, f"{begin}time.sleep(0.3)\n{end}")
     lines: list[str] = []
     rows = sweeps.run("tiny", workers=2, threads=3, progress=lines.append)
     assert {row["state"] for row in rows} == {"done"}
-    assert metrics() == {name: content(rank, dropout) for name, (rank, dropout) in zip(NAMES, CELLS, strict=True)}
+    assert metrics() == {
+        name: content(rank, dropout) for name, (rank, dropout) in zip(NAMES, CELLS, strict=True)
+    }
     order = (home / "order").read_text().split("\n")
     assert order[:2] == ["3", "end"]  # the first makes the crops that all share
     assert all(state.read_json(row["folder"] / "DONE.json")["threads"] == 3 for row in rows)
@@ -217,14 +241,22 @@ while not (os.path.exists("{home}/04.begun") and os.path.exists("{home}/05.begun
     time.sleep(0.05)"""
     write(home, meet, "04_tiny")
     write(home, meet, "05_tiny")
-    write(home, 'from dfnb.runs.results import result; result("tiny", "05_tiny"); result("tiny", "04_tiny")', "07_tiny")
+    write(
+        home,
+        "from dfnb.runs.results import result\nresult('tiny', '05_tiny'); "
+        "result('tiny', '04_tiny')",
+        "07_tiny")
     declare(home, rows=GRID | {"chapter": "08_tiny"})
     write(home, "", "08_tiny")
     names = ["03_tiny", "04_tiny", "05_tiny", "07_tiny", "08_tiny"]
-    arguments = ["study", "--profile", "tiny", "--workers", "2", *(word for name in names for word in ("--only", name))]
+    arguments = [
+        "study", "--profile", "tiny", "--workers", "2",
+        *(word for name in names for word in ("--only", name))
+    ]
     assert cli.main(arguments) == 0
     words = capsys.readouterr().out
-    assert words.startswith(f"{'; '.join(names)}; the runs of rows\n03_tiny: running\n1/9 03_tiny done in ")
+    assert words.startswith(
+        f"{'; '.join(names)}; the runs of rows\n03_tiny: running\n1/9 03_tiny done in ")
     assert "\n04_tiny: running\n05_tiny: running\n" in words
     assert "\n9/9 08_tiny done in " in words and words.endswith("sweeps: 4 runs: 4 done\n")
     assert executed(home) == Counter([*names, *NAMES])
@@ -261,17 +293,21 @@ def test_a_chapter_that_fails_stops_the_study_and_is_tried_again_by_the_next(hom
 
 @pytest.mark.slow
 def test_a_failed_run_stops_no_other_and_says_its_class(home, capsys):
-    faults = {"killed": "kernel died", "memory": "out of memory", "bad": "bad parameters", "data": "data",
-              "diverged": "diverged", "idle": "no gradient", "other": "error"}
+    faults = {
+        "killed": "kernel died", "memory": "out of memory", "bad": "bad parameters", "data": "data",
+        "diverged": "diverged", "idle": "no gradient", "other": "error"
+    }
     declare(home, faults={"notebook": "03_tiny", "grid": {"fault": [*faults, ""]}})
     rows = sweeps.run("tiny", executor=threads(), workers=2)
     failed = [state.read_json(row["folder"] / "FAILED.json") for row in rows[:-1]]
     assert [record["reason"] for record in failed] == list(faults.values())
-    assert [record["attempt"] for record in failed] == [2, 2, 1, 1, 1, 1, 1]  # what may pass has another attempt
+    # what may pass has another attempt
+    assert [record["attempt"] for record in failed] == [2, 2, 1, 1, 1, 1, 1]
     assert [row["state"] for row in rows] == ["failed"] * 7 + ["done"]
     assert failed[2]["message"] == "rank must be at least 9, got 2"
     before = executed(home)
-    with pytest.raises(sweeps.SweepFailed, match="faultkilled-.* and 6 more not done .failed: kernel died: its"):
+    with pytest.raises(sweeps.SweepFailed,
+                       match="faultkilled-.* and 6 more not done .failed: kernel died: its"):
         sweeps.check_done(sweeps.run("tiny", executor=threads()))
     assert executed(home) == before  # failed runs are left alone
     capsys.readouterr()
@@ -280,8 +316,10 @@ def test_a_failed_run_stops_no_other_and_says_its_class(home, capsys):
     assert "sweep faults            8 runs: 1 done, 7 failed" in out
     assert "diverged: training diverged at step 3: the loss is nan" in out
     write(home, "")
-    assert {row["state"] for row in grids.table("tiny")} == {"stale"}  # the notebook is another one now
-    assert all("but since then the code of the package" in row["why"] for row in grids.table("tiny")[:-1])
+    # the notebook is another one now
+    assert {row["state"] for row in grids.table("tiny")} == {"stale"}
+    assert all(
+        "but since then the code of the package" in row["why"] for row in grids.table("tiny")[:-1])
     sweeps.run("tiny", executor=threads(), workers=2)
     assert set(states()) == {"done"}
 
@@ -289,8 +327,10 @@ def test_a_failed_run_stops_no_other_and_says_its_class(home, capsys):
 @pytest.mark.slow
 def test_failed_runs_are_repeated_when_asked_and_a_slow_one_is_stopped(home):
     write(home, f"if not os.path.exists('{home}/go'):\n    time.sleep(60)")
-    declare(home, slow={"notebook": "03_tiny", "combinations": [{"rank": 4}], "timeout": 3, "retries": 0})
-    assert [row["why"] for row in sweeps.run("tiny", executor=threads())][0].startswith("timeout: it took longer")
+    declare(home,
+            slow={"notebook": "03_tiny", "combinations": [{"rank": 4}], "timeout": 3, "retries": 0})
+    assert [row["why"] for row in sweeps.run("tiny", executor=threads())
+            ][0].startswith("timeout: it took longer")
     (home / "go").touch()
     assert sweeps.run("tiny", executor=threads())[0]["state"] == "failed"
     assert grids.action("failed", False) == "leave"
@@ -301,7 +341,9 @@ def test_failed_runs_are_repeated_when_asked_and_a_slow_one_is_stopped(home):
 def test_a_full_disk_ends_the_sweep_with_a_sentence_and_spoils_nothing(home, monkeypatch):
     sweeps.run("tiny", executor=threads())
     before = {path: path.read_bytes() for path in (home / "runs").rglob("*") if path.is_file()}
-    declare(home, grid=GRID, more={"notebook": "03_tiny", "combinations": [{"rank": 8}, {"rank": 9}], "seeds": [0, 1]})
+    declare(
+        home, grid=GRID,
+        more={"notebook": "03_tiny", "combinations": [{"rank": 8}, {"rank": 9}], "seeds": [0, 1]})
     atomic = files.atomic
 
     def full(path):
@@ -311,7 +353,8 @@ def test_a_full_disk_ends_the_sweep_with_a_sentence_and_spoils_nothing(home, mon
 
     with monkeypatch.context() as patch:
         patch.setattr(files, "atomic", full)
-        with pytest.raises(sweeps.SweepFailed, match="no space is left on the device; free some and run the same"):
+        with pytest.raises(sweeps.SweepFailed,
+                           match="no space is left on the device; free some and run the same"):
             sweeps.run("tiny", executor=threads(), workers=1)
     assert states() == ["done"] * 4 + ["interrupted"] + ["missing"] * 3
     assert {path: path.read_bytes() for path in before} == before
@@ -340,9 +383,12 @@ def test_a_run_that_kills_its_process_is_given_up_and_the_others_end(home):
 # ------------------------------------------------------------------- deaths of the runner
 def runner(*options: str, workers: int = 2) -> subprocess.Popen:
     """`dfnb sweep` in a process group of its own, as a terminal would start it."""
-    command = [sys.executable, "-m", "dfnb.cli", "sweep", "--profile", "tiny", "--workers", str(workers), *options]
-    return subprocess.Popen(command, cwd=files.ROOT, text=True, start_new_session=True, stdout=subprocess.PIPE,
-                            stderr=subprocess.PIPE)
+    command = [
+        sys.executable, "-m", "dfnb.cli", "sweep", "--profile", "tiny", "--workers",
+        str(workers), *options
+    ]
+    return subprocess.Popen(command, cwd=files.ROOT, text=True, start_new_session=True,
+                            stdout=subprocess.PIPE, stderr=subprocess.PIPE)
 
 
 def until(condition, process=None, seconds: float = 60) -> None:
@@ -411,8 +457,10 @@ def die(path, point):
     plan = json.loads(os.environ["SABOTAGE"]).get(path.parent.name)
     if plan and plan[:2] == [path.name, point]:
         with contextlib.suppress(FileExistsError):
-            os.close(os.open(path.parents[5] / f"killed-{path.parent.name}", os.O_CREAT | os.O_EXCL))
-            os.kill(os.getppid() if plan[2] == "runner" and "DFNB_RUN" in os.environ else os.getpid(), signal.SIGKILL)
+            mark = path.parents[5] / f"killed-{path.parent.name}"
+            os.close(os.open(mark, os.O_CREAT | os.O_EXCL))
+            runner = plan[2] == "runner" and "DFNB_RUN" in os.environ
+            os.kill(os.getppid() if runner else os.getpid(), signal.SIGKILL)
             while True:
                 pass
 
@@ -445,21 +493,32 @@ for rank in sys.argv[1:]:
 
 @pytest.fixture
 def sabotage(home, monkeypatch):
-    """Every boundary of every atomic write of one run, each for a run of its own: who dies there, and when."""
+    """Every boundary of every atomic write of one run, each for a run of its own: who dies
+    there, and when.
+    """
     (home / "site").mkdir()
     (home / "site" / "sitecustomize.py").write_text(SABOTAGE)
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(home / "site"), str(files.ROOT)]))
-    points = [(name, point, who) for name in SAVED for point in ("written", "replaced") for who in ("kernel", "runner")]
-    points += [(name, point, "runner") for name in ("notebook.ipynb", "DONE.json") for point in ("written", "replaced")]
+    points = [(name, point, who)
+              for name in SAVED
+              for point in ("written", "replaced")
+              for who in ("kernel", "runner")]
+    points += [(name, point, "runner")
+               for name in ("notebook.ipynb", "DONE.json")
+               for point in ("written", "replaced")]
     write(home, DETECTOR)
-    declare(home, grid={"notebook": "03_tiny", "grid": {"rank": list(range(10, 10 + len(points)))}, "retries": 0})
+    declare(
+        home, grid={
+            "notebook": "03_tiny", "grid": {"rank": list(range(10, 10 + len(points)))}, "retries": 0
+        })
     plan = {cell.folder.name: point for cell, point in zip(cells(), points, strict=True)}
     monkeypatch.setenv("SABOTAGE", json.dumps(plan))
     return plan
 
 
 @pytest.mark.torture
-def test_a_death_at_any_boundary_of_any_write_leaves_no_false_done_and_the_same_numbers(home, sabotage):
+def test_a_death_at_any_boundary_of_any_write_leaves_no_false_done_and_the_same_numbers(
+        home, sabotage):
     def execute(some) -> dict[str, int]:
         command = [sys.executable, "-c", EXECUTE, *(str(cell.parameters["rank"]) for cell in some)]
         out = subprocess.run(command, cwd=files.ROOT, capture_output=True, text=True).stdout
@@ -483,8 +542,12 @@ def test_a_death_at_any_boundary_of_any_write_leaves_no_false_done_and_the_same_
     for cell in every:
         artefacts = {*SAVED, "notebook.ipynb"}
         assert set(state.read_json(cell.folder / "DONE.json")["artefacts"]) == artefacts
-        assert {path.name for path in cell.folder.iterdir()} == {*artefacts, "DONE.json", "lock", "notebook.log"}
-    assert {path.parent for path in (home / "runs").rglob("*") if path.is_file()} == {cell.folder for cell in every}
+        assert {path.name for path in cell.folder.iterdir()} == {
+            *artefacts, "DONE.json", "lock", "notebook.log"
+        }
+    assert {path.parent
+            for path in (home / "runs").rglob("*")
+            if path.is_file()} == {cell.folder for cell in every}
     assert list((home / "temporary").iterdir()) == []
 
 
@@ -509,8 +572,10 @@ def test_ten_deaths_at_random_moments_change_no_number(home):
     sweeps.run("tiny", executor=threads(), workers=2, retry_failed=True)
     assert deaths >= 5
     assert list((home / "temporary").iterdir()) == []
-    assert metrics() == {cell.folder.name: content(
-        cell.parameters["rank"], cell.parameters["dropout"], cell.parameters["split_seed"]) for cell in cells()}
+    assert metrics() == {
+        cell.folder.name: content(cell.parameters["rank"], cell.parameters["dropout"],
+                                  cell.parameters["split_seed"]) for cell in cells()
+    }
 
 
 def kernels(home: Path) -> list:
@@ -520,7 +585,8 @@ def kernels(home: Path) -> list:
     found = []
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.Error):
-            if process.environ().get("DFNB_RUN", "").startswith(str(home)) and process.status() != "zombie":
+            if process.environ().get("DFNB_RUN", "").startswith(
+                    str(home)) and process.status() != "zombie":
                 found.append(process)
     return found
 
@@ -530,7 +596,8 @@ def kernels(home: Path) -> list:
 def test_a_dask_cluster_that_loses_a_worker_gives_the_same_numbers(home):
     distributed = pytest.importorskip("distributed")
     write(home, "time.sleep(1)")
-    with distributed.LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None) as cluster, \
+    local = distributed.LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None)
+    with local as cluster, \
             distributed.Client(cluster) as client, ThreadPoolExecutor(1) as thread:
         sweep = thread.submit(sweeps.run, "tiny", scheduler=cluster.scheduler_address)
         until(lambda: executed(home).total() >= 2)
@@ -539,7 +606,9 @@ def test_a_dask_cluster_that_loses_a_worker_gives_the_same_numbers(home):
         rows = sweep.result(timeout=120)
     assert {row["state"] for row in rows} == {"done"}
     assert executed(home).total() == 5  # one began twice
-    assert metrics() == {name: content(rank, dropout) for name, (rank, dropout) in zip(NAMES, CELLS, strict=True)}
+    assert metrics() == {
+        name: content(rank, dropout) for name, (rank, dropout) in zip(NAMES, CELLS, strict=True)
+    }
 
 
 @pytest.mark.slow

@@ -108,7 +108,7 @@ def test_traits_come_from_the_file_and_the_boxes(corpus, tmp_path):
 
 def test_a_trial_saves_threshold_cropping_and_domain_with_the_detector(finished):
     folder, trial = finished
-    metadata = trial.detector.card
+    metadata = trial.detector.metadata
     rows = tables.chosen(tables.by_split(trial.scores.assign(model="LoRA")), "video")
     assert metadata["threshold"] == rows.threshold.iloc[0]
     assert metadata["crops"] == {"frames": 4, "size": 64, "margin": 1.3}

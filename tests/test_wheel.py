@@ -1,4 +1,6 @@
-"""What works when the package is installed as a wheel, outside of a clone, and what the rest answers."""
+"""What works when the package is installed as a wheel, outside of a clone, and what the rest
+answers.
+"""
 
 import os
 import shutil
@@ -31,7 +33,9 @@ def site(tmp_path_factory):
 
 @pytest.fixture
 def installed(site, tmp_path):
-    """A function that calls `dfnb` from the wheel in an empty folder: exit code, and what it printed."""
+    """A function that calls `dfnb` from the wheel in an empty folder: exit code, and what it
+    printed.
+    """
 
     def call(*arguments) -> tuple[int, str]:
         kept = {name: value for name, value in os.environ.items() if not name.startswith("DFNB_")}
@@ -57,7 +61,8 @@ def test_a_corpus_is_listed_scored_and_evaluated_and_a_detector_exported(
                            tmp_path / "scores")
     assert code == 0 and "probability of fake" in words, words
     assert (tmp_path / "home" / ".cache" / "dfnb").is_dir()  # not among the installed packages
-    code, words = installed("evaluate", finished[0] / "scores.parquet", "--out", tmp_path / "report")
+    code, words = installed("evaluate", finished[0] / "scores.parquet", "--out",
+                            tmp_path / "report")
     assert code == 0 and "AUC" in words, words
     code, words = installed("demo", tmp_path / "world", "--identities", "2", "--frames", "2",
                            "--workers", "1")
@@ -69,4 +74,5 @@ def test_a_corpus_is_listed_scored_and_evaluated_and_a_detector_exported(
 def test_what_needs_a_clone_says_so_and_how_to_get_one(installed, command):
     code, words = installed(*command)
     assert code == 2 and "Traceback" not in words
-    assert "needs a clone of the repository" in words and "`git clone` it and call `make study` there" in words
+    assert "needs a clone of the repository" in words
+    assert "`git clone` it and call `make study` there" in words

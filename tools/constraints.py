@@ -1,4 +1,4 @@
-"""Resolve pyproject.toml with several Pythons, wheels alone, and print one constraints file that serves them all.
+"""Resolve pyproject.toml with several Pythons, wheels alone; print one constraints file for all.
 
     python tools/constraints.py python3.11 python3.12 python3.13 [-c FILE] > constraints.txt
 

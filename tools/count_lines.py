@@ -1,4 +1,4 @@
-"""Count lines of code, without docstrings, comments and blank lines: `python tools/count_lines.py [FOLDER ...]`."""
+"""Count code lines, without docstrings, comments and blanks: `python tools/count_lines.py`."""
 
 import ast
 import io

@@ -13,10 +13,11 @@ import pandas as pd
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-from dfnb import KEY, SPLITS, DataError, UserError, files
+from dfnb import KEY, SPLITS, DataError, UserError
+from dfnb.data.layouts import KINDS, first_names, read_json
 
-SWAPS = {"Deepfakes", "FaceSwap", "FaceShifter", "DeepFakeDetection", "Celeb-synthesis"}
-REENACTMENTS = {"Face2Face", "NeuralTextures"}  # every other fake counts as a swap, to be careful
+# Every manipulation that no layout calls a reenactment counts as a swap, to be careful.
+REENACTMENTS = {name for name, kind in KINDS.items() if kind == "reenactment"}
 LEAKS = ("frame", "scene", "face", "pair", "group")
 LISTS = {"train": "train.json", "validation": "val.json", "test": "test.json"}  # as in FF++
 
@@ -86,7 +87,8 @@ def check_disjoint(split_table: pd.DataFrame, videos: pd.DataFrame, *,
         return
     ids = guilty.melt("split", ["target", "source"]).dropna().groupby("split")["value"].unique()
     where = ids.map(sorted)
-    named = "; ".join(f"{split}: {_some(where[split])}" for split in between if split in where)
+    named = "; ".join(f"{split}: {first_names(where[split], 8)}"
+                      for split in between if split in where)
     raise UserError(f"{guilty['group'].nunique()} identity groups stand in more than one split "
                     f"({named}); use the protocol 'identity' or leave these ids out")
 
@@ -120,7 +122,7 @@ def _of_folder(folder: Path) -> dict[str, dict]:
     if not lacking:
         known["lists"] = {split: _read_pairs(folder / name) for split, name in LISTS.items()}
     if (folder / "conversion_dict.json").is_file():
-        entries = files.read_json(folder / "conversion_dict.json")
+        entries = read_json(folder / "conversion_dict.json")
         known["youtube"] = {name: entry.rsplit(" ", 1)[0] for name, entry in entries.items()}
     return known
 
@@ -189,7 +191,3 @@ def _seen(test: pd.Series, train: pd.Series, label: pd.Series) -> pd.DataFrame:
         "seen_as_real": test.isin(set(train[(labels == 0).to_numpy()])),
         "seen_as_fake": test.isin(set(train[(labels == 1).to_numpy()]))})
     return flags.groupby(level=0).any()
-
-
-def _some(ids: Sequence[str], limit: int = 8) -> str:
-    return ", ".join(ids[:limit]) + (f" and {len(ids) - limit} more" if len(ids) > limit else "")

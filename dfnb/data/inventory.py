@@ -1,79 +1,81 @@
-"""What a corpus holds and lacks, before anything is made of it: counts, partners, copies, what the splits can take."""
+"""List what a corpus holds and lacks: counts, partners, copies, and the splits that it allows."""
 
 import hashlib
 import os
-from collections.abc import Callable, Sequence
+import textwrap
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
 
-from dfnb import SPLITS, UserError
+from dfnb import SPLITS, DataError, UserError
 from dfnb.data import corpora, identity, layouts, splits, video
-from dfnb.data.layouts import REAL, Found
+from dfnb.data.layouts import REAL, Found, first_names
 
-FIRST = 2**20  # bytes of a file that are compared where two have one size
+FIRST = 2**20  # bytes of a file that are compared where two files have the same size
 STUDY = {"train_manipulation": "FaceSwap", "test_manipulations": ["NeuralTextures"]}
-PER_CLASS = 100  # videos a class of the study
+PER_CLASS = 100  # videos per class in the study
+CLASS = ["corpus", "manipulation", "compression"]
+TITLES = {
+    "study": f"the study's split (first {PER_CLASS} videos a class)",
+    "identity": "an identity-disjoint split",
+    "official": "the official split",
+}
 
 
 @dataclass(frozen=True)
 class Inventory:
-    """What `take` found. Tables have one row a class; the lists hold sentences, empty where nothing is wrong."""
+    """The result of `take`: tables with one row per class, and lists of sentences on faults."""
 
     found: Found
-    compression: str  # that of the tables `partners`, `splits` and `official`, "" where the layout does not tell it
-    counts: pd.DataFrame  # corpus, manipulation, compression, videos, bytes, and frames where headers were read
-    partners: pd.DataFrame  # manipulation, without_target, without_source, without_reverse (names)
-    unusable: list[str]  # misnamed, listed but not there
-    unreadable: list[str]  # empty, broken links, no permission; with `deep` also headers that promise no frames
+    compression: str  # that of partners, splits and official; "" where the layout has none
+    counts: pd.DataFrame  # corpus, manipulation, compression, videos, bytes (`deep`: frames)
+    partners: pd.DataFrame  # manipulation, videos, without_{target,source,reverse}: lists of names
+    unusable: list[str]  # misnamed, or listed but not there
+    unreadable: list[str]  # empty, broken links, no permission; with `deep` also bad headers
     copies: list[str]
-    splits: dict[str, pd.DataFrame | str]  # protocol -> videos by split (rows) and manipulation, or why it cannot be made
+    splits: dict[str, pd.DataFrame | str]  # protocol -> videos by split and manipulation, or error
     official: pd.DataFrame | None  # split, manipulation, there, listed, missing (names)
 
 
-def take(root: Path, layout: str | None = None, *, compression: str | None = None, lists: Path | None = None,
-         deep: bool = False) -> Inventory:
-    """Look through a corpus; `deep` also reads the header of every video, `lists` is a folder of official lists.
+def take(root: Path, layout: str | None = None, *, compression: str | None = None,
+         lists: Path | None = None, deep: bool = False) -> Inventory:
+    """Look through a corpus; `deep` also reads the header of every video.
 
-    Partners and splits are those of one `compression`: c23 where it is there, else the first that is. UserError
-    where no corpus lies at `root`, or a list cannot be read.
+    `lists` is a folder of official lists. Partners and splits are those of one `compression`, by
+    default c23 or else the first that is there. DataError where no corpus lies at `root`, or a list
+    cannot be read.
     """
-    known = identity.read_known(lists) if lists is not None else {}
+    known = identity.read_known(lists)
     if lists is not None and "lists" not in known:
-        raise UserError(f"{lists} holds no official lists: {', '.join(identity.LISTS.values())}")
+        raise DataError(f"{lists} holds no official lists: {', '.join(identity.LISTS.values())}")
     found = layouts.read(root, layout)
-    order = ["label", "manipulation", "compression", "video"]
-    usable = found.videos[found.videos.problem == ""].sort_values(order, ignore_index=True)
+    problems = [problem for problem in found.videos.problem if problem]
+    usable = found.videos[found.videos.problem == ""]
+    usable = usable.sort_values(["label", *CLASS[1:], "video"], ignore_index=True)
     if usable.empty:
-        raise UserError(f"{found.root} has the layout {found.layout}, but holds no usable video; "
-                        + next(iter(found.videos.problem), "its folders are empty"))
-    measured = usable.assign(**dict(zip(("bytes", "frames", "why"), _measure(usable.path, deep), strict=True)))
-    compression = compression or _usual(usable)
+        raise DataError(f"{found.root} has the layout {found.layout}, but holds no usable video; "
+                        f"{problems[0] if problems else 'its folders are empty'}")
+    there = [name for name in layouts.COMPRESSIONS if name in set(usable.compression)]
+    compression = compression or ("c23" if "c23" in there else [*there, "c23"][0])
     here = usable[usable.compression.isin(["", compression])]
     if here.empty:
-        raise UserError(f"no videos in compression {compression} at {found.root}: found "
-                        f"{', '.join(sorted(set(usable.compression)))}")
-    counts = measured.groupby(["corpus", "manipulation", "compression"], sort=False).agg(
-        videos=("video", "size"), bytes=("bytes", "sum"), **({"frames": ("frames", "sum")} if deep else {})).reset_index()
+        raise DataError(f"no videos in compression {compression} at {found.root}: found "
+                        f"{', '.join(sorted(there))}")
+    measured = _measure(usable, deep)
+    unreadable = measured[measured.why != ""]
     return Inventory(
-        found, compression if usable.compression.any() else "", counts, _partners(here),
-        [problem for problem in found.videos.problem if problem],
-        [f"{path}: {why}" for path, why in zip(measured.path, measured.why, strict=True) if why],
-        _copies(measured), _splits(found, compression, known), _official(here, known.get("lists")))
+        found, compression if there else "", _count(measured, deep), _partners(here), problems,
+        list(unreadable.path + ": " + unreadable.why), _copies(measured),
+        _splits(found, compression, known), _official(here, known.get("lists")))
 
 
-def _usual(videos: pd.DataFrame) -> str:
-    there = [name for name in ("c23", *layouts.COMPRESSIONS) if name in set(videos.compression)]
-    return there[0] if there else "c23"
-
-
-def _measure(files: Sequence[str], deep: bool) -> tuple[list, list, list]:
-    """Bytes, frames (0 where not read) and why it cannot be read (or "") of each file."""
-    with ThreadPoolExecutor(8) as pool:  # it waits for the disk, not for the processor
-        rows = list(pool.map(_look_deep if deep else _look, files))
-    return tuple(map(list, zip(*rows, strict=True)))
+def _measure(videos: pd.DataFrame, deep: bool) -> pd.DataFrame:
+    """Add bytes, frames (0 where not read) and why a file cannot be read ("" where it can)."""
+    with ThreadPoolExecutor(8) as pool:  # threads wait for the disk, not for the processor
+        rows = list(pool.map(_look_deep if deep else _look, videos.path))
+    return videos.join(pd.DataFrame(rows, columns=["bytes", "frames", "why"]))
 
 
 def _look(path: str) -> tuple[int, int, str]:
@@ -98,32 +100,40 @@ def _look_deep(path: str) -> tuple[int, int, str]:
         return size, 0, str(error)
 
 
+def _count(measured: pd.DataFrame, deep: bool) -> pd.DataFrame:
+    """Return the number of videos, their bytes and, with `deep`, their frames of each class."""
+    counts = measured.groupby(CLASS, sort=False).agg(
+        videos=("video", "size"), bytes=("bytes", "sum"), frames=("frames", "sum"))
+    return counts.reset_index().drop(columns=[] if deep else "frames")
+
+
 def _partners(videos: pd.DataFrame) -> pd.DataFrame:
-    """For each manipulation the fakes without the real of their target, of their source, and without their reverse."""
-    reals = {corpus: set(rows.target) for corpus, rows in videos[videos.label == 0].groupby("corpus")}
-    rows = []
-    for (corpus, manipulation), fakes in videos[videos.label == 1].groupby(["corpus", "manipulation"], sort=False):
-        there, swaps = reals.get(corpus, set()), fakes[fakes.source.notna()]
-        pairs = set(zip(swaps.target, swaps.source, strict=True))
-        alone = [pair[::-1] not in pairs for pair in zip(swaps.target, swaps.source, strict=True)]
-        rows.append({"manipulation": manipulation, "videos": len(fakes), "without_target": list(fakes.video[~fakes.target.isin(there)]),
-                     "without_source": list(swaps.video[~swaps.source.isin(there)]),
-                     "without_reverse": list(swaps.video[alone])})
-    columns = ["manipulation", "videos", "without_target", "without_source", "without_reverse"]
-    return pd.DataFrame(rows, columns=columns)
+    """Return the fakes that lack the real of their target, of their source, or their reverse."""
+    reals, rows = videos[videos.label == 0], []
+    groups = videos[videos.label == 1].groupby(["corpus", "manipulation"], sort=False)
+    for (corpus, manipulation), fakes in groups:
+        there = reals.target[reals.corpus == corpus]
+        swaps = fakes[fakes.source.notna()]
+        pairs = pd.MultiIndex.from_frame(swaps[["target", "source"]])
+        alone = ~pairs.isin(pairs.swaplevel())
+        rows.append((manipulation, len(fakes), list(fakes.video[~fakes.target.isin(there)]),
+                     list(swaps.video[~swaps.source.isin(there)]), list(swaps.video[alone])))
+    lacking = ["without_target", "without_source", "without_reverse"]
+    return pd.DataFrame(rows, columns=["manipulation", "videos", *lacking])
 
 
 def _copies(measured: pd.DataFrame) -> list[str]:
-    """Videos that are there twice: under one name, or with one size and one first MB."""
-    key = ["corpus", "manipulation", "compression", "video"]
+    """Return the videos that are there twice: by one name, or by one size and one first MB."""
+    key = [*CLASS, "video"]
     twice = measured[measured.duplicated(key, keep=False)]
-    words = [f"{' and '.join(rows.path)} have one name" for _, rows in twice.groupby(key)]
+    copies = [f"{' and '.join(rows.path)} have one name" for _, rows in twice.groupby(key)]
     alike = measured[(measured.why == "") & measured.duplicated("bytes", keep=False)]
     with ThreadPoolExecutor(8) as pool:
         alike = alike.assign(first=list(pool.map(_first, alike.path)))
-    for _, rows in alike[alike.duplicated(["bytes", "first"], keep=False)].groupby(["bytes", "first"], sort=False):
-        words.append(f"{len(rows)} files have one content: {_some(list(rows.path), 2)}")
-    return words
+    for _, rows in alike.groupby(["bytes", "first"], sort=False):
+        if len(rows) > 1:
+            copies.append(f"{len(rows)} files have one content: {first_names(list(rows.path), 2)}")
+    return copies
 
 
 def _first(path: str) -> str:
@@ -132,100 +142,74 @@ def _first(path: str) -> str:
 
 
 def _splits(found: Found, compression: str, known: dict) -> dict[str, pd.DataFrame | str]:
-    """Videos by split and manipulation of the study's split and of the identity split, or why there is none."""
-    options = {name: value for name, value in known.items() if name != "lists"}
-    wanted = {"study": lambda: (corpora.select(found, ["FaceSwap", "NeuralTextures"], compression, PER_CLASS), STUDY),
-              "identity": lambda: (corpora.select(found, None, compression), options)}
+    """Return the videos by split and manipulation of each protocol, or why it is impossible."""
+    joined = {name: value for name, value in known.items() if name != "lists"}
+    studied = [STUDY["train_manipulation"], *STUDY["test_manipulations"]]
+    wanted = {"study": (studied, PER_CLASS, STUDY), "identity": (None, None, joined)}
     if "lists" in known:
-        wanted["official"] = lambda: (corpora.select(found, None, compression), known)
-    return {protocol: _counted(protocol, videos) for protocol, videos in wanted.items()}
-
-
-def _counted(protocol: str, of: Callable[[], tuple[pd.DataFrame, dict]]) -> pd.DataFrame | str:
-    try:
-        videos, options = of()
-        split_table = splits.split(videos, protocol, **options)
-    except UserError as error:
-        return str(error)
-    table = split_table.groupby(["split", "manipulation"]).size().unstack(fill_value=0)
-    return table.reindex(index=SPLITS, columns=list(videos.manipulation.unique()), fill_value=0)
+        wanted["official"] = (None, None, known)
+    tables = {}
+    for protocol, (manipulations, most, options) in wanted.items():
+        try:
+            videos = corpora.select(found, manipulations, compression, most)
+            split_table = splits.split(videos, protocol, **options)
+        except UserError as error:
+            tables[protocol] = str(error)
+        else:
+            counts = pd.crosstab(split_table.split, split_table.manipulation)
+            names = list(videos.manipulation.unique())
+            tables[protocol] = counts.reindex(index=SPLITS, columns=names, fill_value=0)
+    return tables
 
 
 def _official(videos: pd.DataFrame, lists: dict | None) -> pd.DataFrame | None:
-    """Return which videos of the official lists exist: reals of each split, fakes of each kind."""
+    """Compare the official lists with the reals and with the fakes of each manipulation."""
     if lists is None:
         return None
-    there = {manipulation: set(rows.video) for manipulation, rows in videos.groupby("manipulation", sort=False)}
     rows = []
     for split, pairs in lists.items():
-        for manipulation, names in there.items():
-            wanted = [name for a, b in pairs for name in ((a, b) if manipulation == REAL else (f"{a}_{b}", f"{b}_{a}"))]
-            missing = [name for name in wanted if name not in names]
-            rows.append({"split": split, "manipulation": manipulation, "there": len(wanted) - len(missing), "listed": len(wanted),
-                         "missing": missing})
-    return pd.DataFrame(rows)
+        ids = [name for pair in pairs for name in pair]
+        fakes = [f"{a}_{b}" for pair in pairs for a, b in (pair, pair[::-1])]
+        for manipulation, there in videos.groupby("manipulation", sort=False).video:
+            listed, there = ids if manipulation == REAL else fakes, set(there)
+            missing = [name for name in listed if name not in there]
+            rows.append((split, manipulation, len(listed) - len(missing), len(listed), missing))
+    return pd.DataFrame(rows, columns=["split", "manipulation", "there", "listed", "missing"])
 
 
 # ------------------------------------------------------------------- the report
 def text(inventory: Inventory) -> str:
-    """An inventory in words, for a terminal."""
-    return "\n".join([*_head(inventory), *_lacks(inventory), *_takes(inventory)])
-
-
-def _head(inventory: Inventory) -> list[str]:
+    """Return an inventory in words and tables, for a terminal."""
     found, counts = inventory.found, inventory.counts
-    lines = [f"{found.root}: layout {found.layout}; {counts.videos.sum()} videos, {_size(counts.bytes.sum())}"]
-    for row in counts.itertuples():
-        frames = f"{row.frames:>10} frames" if "frames" in counts else ""
-        name = f"{row.corpus:<10}{row.manipulation:<20}{row.compression or '-':<6}"
-        lines.append(f"  {name}{row.videos:>7} videos{_size(row.bytes):>10}{frames}")
+    lines = [f"{found.root}: layout {found.layout}; {counts.videos.sum()} videos, "
+             f"{_size(counts.bytes.sum())}", *_table(counts.assign(bytes=counts.bytes.map(_size)))]
     if "frames" not in counts:
         lines.append("  frames not counted; --deep reads the header of every video")
-    return lines
-
-
-def _lacks(inventory: Inventory) -> list[str]:
-    lines = [f"note: {note}" for note in inventory.found.notes]
+    lines += [f"note: {note}" for note in found.notes]
     for name in ("unusable", "unreadable", "copies"):
-        words = getattr(inventory, name)
-        lines.append(f"{name}: {len(words) or 'none'}")
-        lines += [f"  {line}" for line in words[:5]] + ([f"  and {len(words) - 5} more"] if len(words) > 5 else [])
+        faults = getattr(inventory, name)
+        lines += [f"{name}: {len(faults) or 'none'}", *(f"  {fault}" for fault in faults[:5])]
+        lines += [f"  and {len(faults) - 5} more"] if len(faults) > 5 else []
     of = f" ({inventory.compression})" if inventory.compression else ""
-    lines.append(f"partners{of}:")
-    for row in inventory.partners.itertuples():
-        lacking = {"the real of their target": row.without_target, "the real of their source": row.without_source,
-                   "their reverse": row.without_reverse}
-        said = [f"{len(names)} lack {what} ({_some(names)})" for what, names in lacking.items() if names]
-        lines.append(f"  {row.manipulation:<20}{row.videos:>7} fakes: {'; '.join(said) or 'all partners are there'}")
-    return lines
-
-
-def _takes(inventory: Inventory) -> list[str]:
-    said = {"study": f"the study's split (first {PER_CLASS} videos a class)", "identity": "an identity-disjoint split",
-            "official": "the official split"}
-    lines = []
+    lines += [f"fakes without a partner{of}:", *_table(inventory.partners)]
     for protocol, table in inventory.splits.items():
         if isinstance(table, str):
-            lines.append(f"{said[protocol]} cannot be made: {table}")
-            continue
-        lines.append(f"{said[protocol]}:")
-        for split, row in table.iterrows():
-            lines.append(f"  {split:<12}" + ", ".join(f"{name} {count}" for name, count in row.items() if count))
-    if "split" in inventory.found.videos:
-        split_table = inventory.found.videos.groupby("split").label.agg(["size", "sum"])
-        lines.append("the corpus's own splits: " + ", ".join(
-            f"{split} {row['size'] - row['sum']:.0f} real and {row['sum']:.0f} fake" for split, row in split_table.iterrows()))
+            lines.append(f"{TITLES[protocol]} cannot be made: {table}")
+        else:
+            lines += [f"{TITLES[protocol]}:", *_table(table.reset_index())]
+    if "split" in found.videos:
+        own = pd.crosstab(found.videos.split, found.videos.label.map({0: "real", 1: "fake"}))
+        lines += ["the corpus's own splits:", *_table(own.reset_index())]
     if inventory.official is not None:
-        lines.append("of the official lists there are:")
-        for split, rows in inventory.official.groupby("split", sort=False):
-            lines.append(f"  {split:<12}" + ", ".join(
-                f"{row.manipulation} {row.there} of {row.listed}" + (f" (missing {_some(row.missing)})" if row.missing else "")
-                for row in rows.itertuples()))
-    return lines
+        lines += ["of the official lists there are:", *_table(inventory.official)]
+    return "\n".join(lines)
 
 
-def _some(names: Sequence[str], limit: int = 4) -> str:
-    return ", ".join(names[:limit]) + (f" and {len(names) - limit} more" if len(names) > limit else "")
+def _table(table: pd.DataFrame) -> list[str]:
+    """Return the lines of a table, indented; a list of names is shortened to the first two."""
+    words = table.map(lambda value: (first_names(value, 2) or "none") if isinstance(value, list)
+                      else value)
+    return textwrap.indent(words.to_string(index=False), "  ").splitlines()
 
 
 def _size(count: float) -> str:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from dfnb import KEY, SPLITS, UserError
+from dfnb import KEY, SPLITS, DataError, UserError
 from dfnb.data.identity import check_disjoint, identity_groups
 
 SHARES = (0.7, 0.2, 0.1)  # of training, validation and test in the study's real videos
@@ -85,8 +85,8 @@ def fraction(split_table: pd.DataFrame, videos: pd.DataFrame, share: float,
     return split_table[(split_table["split"] != "train") | ~dropped].reset_index(drop=True)
 
 
-def keep(split_table: pd.DataFrame, train_manipulation: str,
-         test_manipulations: Sequence[str]) -> pd.DataFrame:
+def keep_manipulations(split_table: pd.DataFrame, train_manipulation: str,
+                       test_manipulations: Sequence[str]) -> pd.DataFrame:
     """Return the split table with one manipulation in training and validation, others in the test.
 
     A protocol that places every video (official, identity) then asks the study's question: is an
@@ -124,8 +124,8 @@ def training_pairs(split_table: pd.DataFrame, videos: pd.DataFrame) -> pd.DataFr
     return pairs.sort_values(KEY, ignore_index=True)
 
 
-def few(split_table: pd.DataFrame, videos: pd.DataFrame, pairs: int = 10,
-        seed: int = 0) -> pd.DataFrame:
+def few_pairs(split_table: pd.DataFrame, videos: pd.DataFrame, pairs: int,
+              seed: int) -> pd.DataFrame:
     """Return the split table with only some of the `training_pairs` in training.
 
     Validation and test stay the same. The pairs are the first of one random order, so that fewer of
@@ -159,7 +159,7 @@ def study(videos: pd.DataFrame, given: Given) -> pd.DataFrame:
     """
     shares = {"real": SHARES, given.train_manipulation: (0.9, 0.1, 0.0)}
     shares |= dict.fromkeys(given.test_manipulations, (0.0, 0.0, 1.0))
-    return pd.concat([_cut(_of(videos, name), share, given.seed) for name, share in shares.items()])
+    return _cut_classes(videos, shares, given.seed)
 
 
 def frame(videos: pd.DataFrame, given: Given) -> pd.DataFrame:
@@ -170,12 +170,13 @@ def frame(videos: pd.DataFrame, given: Given) -> pd.DataFrame:
     frames = given.frames
     if "status" in frames:
         frames = frames[frames["status"] == "kept"]
-    return _cut_each(frames[[*KEY, "frame"]].merge(videos[KEY], on=KEY), given.seed)
+    frames = frames[[*KEY, "frame"]].merge(videos[KEY], on=KEY)
+    return _cut_classes(frames, _same_shares(frames), given.seed)
 
 
 def video(videos: pd.DataFrame, given: Given) -> pd.DataFrame:
     """Spread the videos of each class at random: scene and face of a test fake train elsewhere."""
-    return _cut_each(videos, given.seed)
+    return _cut_classes(videos, _same_shares(videos), given.seed)
 
 
 def target(videos: pd.DataFrame, given: Given) -> pd.DataFrame:
@@ -235,36 +236,34 @@ def apportion(count: int, shares: Sequence[float]) -> np.ndarray:
     return np.bincount([place for _, place in sorted(seats)[:count]], minlength=len(shares))
 
 
+def _same_shares(table: pd.DataFrame) -> dict[str, Sequence[float]]:
+    return dict.fromkeys(sorted(set(table["manipulation"])), SHARES)
+
+
 def _groups(videos: pd.DataFrame, given: Given) -> pd.Series:
     return identity_groups(videos, youtube=given.youtube, persons=given.persons)
 
 
-def _of(table: pd.DataFrame, manipulation: str) -> pd.DataFrame:
-    """Return the sorted keys of one manipulation."""
-    columns = [name for name in [*KEY, "frame"] if name in table]
-    chosen = table.loc[table["manipulation"] == manipulation, columns]
-    if chosen.empty:
-        found = ", ".join(sorted(set(table["manipulation"]))) or "nothing"
-        raise UserError(f"the split needs videos of {manipulation}, the corpus has {found}; "
-                        "set corpus.manipulations in the profile")
-    return chosen.sort_values(list(chosen), ignore_index=True)
+def _cut_classes(table: pd.DataFrame, shares: Mapping[str, Sequence[float]],
+                 seed: int) -> pd.DataFrame:
+    """Shuffle and cut the rows of each manipulation by its shares.
 
-
-def _cut_each(table: pd.DataFrame, seed: int) -> pd.DataFrame:
-    """Cut every manipulation by the study's shares."""
-    names = sorted(set(table["manipulation"]))
-    return pd.concat([_cut(_of(table, name), SHARES, seed) for name in names])
-
-
-def _cut(rows: pd.DataFrame, shares: Sequence[float], seed: int) -> pd.DataFrame:
-    """Shuffle the rows of one manipulation, with a random stream for its name, and cut them."""
-    manipulation, wanted = rows["manipulation"].iloc[0], sum(share > 0 for share in shares)
-    if len(rows) < wanted:
-        raise UserError(f"{manipulation} needs at least {wanted} videos, one for each split, "
-                        f"found {len(rows)}")
-    split = np.repeat(SPLITS, apportion(len(rows), shares))
-    stream = np.random.default_rng([seed, *manipulation.encode()])
-    return rows.assign(split=stream.permutation(split))
+    Each manipulation has a random stream for its name, so that others do not change its cut.
+    """
+    columns, cut = [name for name in [*KEY, "frame"] if name in table], []
+    for name, share in shares.items():
+        rows = table.loc[table["manipulation"] == name, columns]
+        if rows.empty:
+            there = ", ".join(sorted(set(table["manipulation"]))) or "nothing"
+            raise DataError(f"the split needs videos of {name}, the corpus has {there}; "
+                            "set corpus.manipulations in the profile")
+        if len(rows) < (wanted := np.count_nonzero(share)):
+            raise DataError(f"{name} needs at least {wanted} videos, one for each split, "
+                            f"found {len(rows)}")
+        stream = np.random.default_rng([seed, *name.encode()])
+        split = stream.permutation(np.repeat(SPLITS, apportion(len(rows), share)))
+        cut.append(rows.sort_values(columns, ignore_index=True).assign(split=split))
+    return pd.concat(cut)
 
 
 def _by_group(videos: pd.DataFrame, group: pd.Series, seed: int) -> pd.DataFrame:
@@ -274,7 +273,7 @@ def _by_group(videos: pd.DataFrame, group: pd.Series, seed: int) -> pd.DataFrame
     """
     counts = pd.crosstab(group, videos["manipulation"])  # (groups, manipulations)
     if len(counts) < len(SPLITS):
-        raise UserError(f"the videos form {len(counts)} groups that must stay whole, too few for "
+        raise DataError(f"the videos form {len(counts)} groups that must stay whole, too few for "
                         "three splits; use more videos")
     sizes = counts.to_numpy(dtype=float)
     quota = np.outer(SHARES, sizes.sum(axis=0))  # (splits, manipulations)
@@ -295,5 +294,5 @@ def _check_complete(split_table: pd.DataFrame, protocol: str) -> None:
         found = set(split_table.loc[split_table["split"] == split, "manipulation"])
         missing = "real" if "real" not in found else "fake" if found == {"real"} else None
         if missing:
-            raise UserError(f"protocol {protocol!r} leaves the split {split!r} without {missing} "
+            raise DataError(f"protocol {protocol!r} leaves the split {split!r} without {missing} "
                             "videos; use more videos or another seed")

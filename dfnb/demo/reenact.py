@@ -93,7 +93,7 @@ def face2face(scene: Scene, pose: Pose, source_pose: Pose, *, target: Rendered,
 
 
 def _light_error(face: Rendered, largest: float, rng: np.random.Generator) -> np.ndarray:
-    """Return a factor (h, w, 1) that rises across the face in a drawn direction, 1 in the middle."""
+    """Return a factor (h, w, 1) that rises across the face in a drawn direction, 1 half-way."""
     angle, size = rng.uniform(0, 2 * np.pi), largest * rng.uniform(-1, 1)
     middle, half = face.landmarks.mean(0), np.ptp(face.landmarks, axis=0).max() / 2
     rows, columns = np.mgrid[:face.image.shape[0], :face.image.shape[1]].astype(np.float32)

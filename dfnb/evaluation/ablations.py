@@ -73,7 +73,7 @@ def representative(grid: pd.DataFrame) -> pd.DataFrame:
 
 
 def beside_reported(grid: pd.DataFrame) -> pd.DataFrame:
-    """Return `representative` rows of our grid beside the reported ones: (ours | reported, column)."""
+    """Return `representative` rows beside the reported ones, under (ours | reported, column)."""
     names = ["AUC", "EER", "F1", "ACC", "rank", "alpha", "dropout"]
     ours = representative(grid).rename(columns={"test": "AUC"}).set_index("row")
     theirs = published.grid()
@@ -88,10 +88,10 @@ def beside_reported(grid: pd.DataFrame) -> pd.DataFrame:
 def main_effects(table: pd.DataFrame, value: str, confidence: float = 0.95) -> pd.DataFrame:
     """Return the change of `value` per unit of each factor of EFFECTS, with its interval.
 
-    Columns: effect, low, high, reason, runs; index: factor. Least squares on all finished runs, with
-    an intercept for every split seed, so that splits are compared with themselves. The interval
-    (Student) covers what varies from run to run; the test videos are the same in all runs of a
-    split. An effect that the runs cannot show is NaN with the reason.
+    Columns: effect, low, high, reason, runs; index: factor. Least squares on all finished runs,
+    with an intercept for every split seed, so that splits are compared with themselves. The
+    interval (Student) covers what varies from run to run; the test videos are the same in all runs
+    of a split. An effect that the runs cannot show is NaN with the reason.
     """
     done = table.dropna(subset=[value])
     columns = {name: of(done).to_numpy(float) for name, of in EFFECTS.items()}
@@ -140,8 +140,8 @@ def verdict(grid: pd.DataFrame, pick: pd.Series | None, luck: dict) -> str:
         return f"Validation chooses {named(pick)}, which has no AUC on test."
     best, rank = grid.loc[grid.test.idxmax()], int((grid.test > pick.test).sum()) + 1
     lines = [f"Validation chooses {named(pick)}: {pick.test:.3f} on test, interval "
-             f"{pick.test_low:.3f} to {pick.test_high:.3f}; by its AUC there it is number {rank} of "
-             f"{grid.test.notna().sum()}.",
+             f"{pick.test_low:.3f} to {pick.test_high:.3f}; by its AUC there it is number {rank} "
+             f"of {grid.test.notna().sum()}.",
              f"The best on test is {named(best)} with {best.test:.3f}."]
     if luck["reason"]:
         lines.append(f"The optimism of reporting that one has no estimate: {luck['reason']}.")

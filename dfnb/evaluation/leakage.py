@@ -235,7 +235,7 @@ def _aucs(wide: pd.DataFrame, weights: np.ndarray) -> np.ndarray:
 
 
 def _over_splits(aucs: np.ndarray) -> np.ndarray:
-    """Return the mean over the splits that a draw has, (draws, designs); empty draws are left out."""
+    """Return the mean over the splits of a draw, (draws, designs); empty draws are left out."""
     return np.nanmean(aucs[~np.isnan(aucs).all(axis=(1, 2))], axis=1)
 
 

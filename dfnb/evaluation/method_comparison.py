@@ -103,7 +103,7 @@ def thinned(view: CropView, frames: int) -> CropView:
 
 
 def table(trials: Mapping, fakes: Sequence[str], bootstrap: Bootstrap = DEFAULT) -> pd.DataFrame:
-    """Return one row per split, manipulation and model with AUCs, intervals, EER, balanced accuracy.
+    """Return AUCs, intervals, EER and balanced accuracy by split, manipulation and model.
 
     `trials`: (protocol, model) -> `Trial`. The fakes of each manipulation are held against all
     reals of the test split. EER and balanced accuracy are those of videos, at the threshold from

@@ -46,7 +46,8 @@ def pointing(maps: np.ndarray, masks: np.ndarray) -> pd.DataFrame:
     changed = np.array(shares).reshape(maps.shape) >= INSIDE
     top = maps == maps.max(axis=(1, 2), keepdims=True)
     rows = pd.DataFrame({"hit": (top & changed).sum(axis=(1, 2)) / top.sum(axis=(1, 2)),
-                         "chance": changed.mean(axis=(1, 2)), "area": masks.mean(axis=(1, 2)) / 255})
+                         "chance": changed.mean(axis=(1, 2)),
+                         "area": masks.mean(axis=(1, 2)) / 255})
     rows.loc[~changed.any(axis=(1, 2)), ["hit", "chance"]] = np.nan
     return rows
 

@@ -56,7 +56,7 @@ def confusion_from(*, ACC: float, F1: float, positives: int, negatives: int,
 
 
 def decoded(confidence: float = 0.95) -> pd.DataFrame:
-    """Return the reported video-level rows with what follows by arithmetic, and the constant answer.
+    """Return the reported video rows with what follows by arithmetic, and the constant answer.
 
     Columns: row, reported AUC with Newcombe's interval (low, high), ACC, F1, balanced, MCC, TP, FP,
     FN, TN, and matrices: how many confusion matrices fit. The counts are given where it is one.

@@ -10,6 +10,7 @@ from dfnb.config import Profile
 from dfnb.runs.fingerprint import code_fingerprint, code_of, imported, sources_fingerprint
 from dfnb.runs.notebooks import NAME
 from dfnb.runs.parameters import chapter_parameters, check_parameters
+from dfnb.runs.state import SWEEP
 
 
 def of_run(notebook: Path, profile: Profile, parameters: dict[str, Any]) -> dict[str, Any]:
@@ -48,4 +49,4 @@ def place(notebook: Path, profile: Profile, config: dict[str, Any]) -> Path:
     own = files.runs() / profile.name / notebook.stem
     if all(value == chapter[name] for name, value in config["parameters"].items()):
         return own
-    return own / "sweep" / run_id(config, chapter)
+    return own / SWEEP / run_id(config, chapter)

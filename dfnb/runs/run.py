@@ -30,7 +30,6 @@ from dfnb.files import canonical, sha256
 from dfnb.runs import configuration, notebooks, state
 from dfnb.runs.parameters import check_kernel, declared
 
-APART = {"lock", "sweep", "DONE.json", "FAILED.json", "notebook.log"}  # in the folder, no artefacts
 PACKAGES = ["dfnb", "torch", "transformers", "peft", "scikit-learn", "numpy", "pandas", "papermill"]
 
 # A kernel executes one notebook, whose cells may be executed again; so these belong to the process.
@@ -152,7 +151,7 @@ def finish(folder: Path, **provenance: Any) -> None:
 
 
 def _is_artefact(path: Path) -> bool:
-    return path.parts[0] not in APART and not any(part.startswith(".") for part in path.parts)
+    return path.parts[0] not in state.APART and not any(part.startswith(".") for part in path.parts)
 
 
 # ------------------------------------------------------------------- provenance

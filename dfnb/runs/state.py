@@ -16,6 +16,8 @@ from typing import Any
 from dfnb import UserError, files
 from dfnb.files import canonical, sha256
 
+SWEEP = "sweep"  # folder inside a chapter's, of its runs with other parameters
+APART = {"lock", SWEEP, "DONE.json", "FAILED.json", "notebook.log"}  # in the folder, no artefacts
 REASONS = {  # class of a failure -> what "type: message" of its exception looks like
     "disk full": r"\[Errno (28|122)\]|[Nn]o space left",
     "out of memory": r"^\w*(MemoryError|OutOfMemoryError)|can't allocate|[Nn]ot enough memory"
@@ -123,7 +125,7 @@ def _inputs_changed(folder: Path, done: dict[str, Any]) -> list[str]:
 
 def folder_of_profile(folder: Path) -> Path:
     """Return the folder of all runs of the profile that a run's folder belongs to."""
-    return folder.parents[2] if folder.parent.name == "sweep" else folder.parent
+    return folder.parents[2] if folder.parent.name == SWEEP else folder.parent
 
 
 def digest_of_result(folder: Path) -> str | None:
@@ -147,7 +149,7 @@ def clear(folder: Path) -> int:
     attempts = read_json(folder / "FAILED.json").get("attempt", 0)
     (folder / "DONE.json").unlink(missing_ok=True)
     for path in folder.iterdir() if folder.is_dir() else []:
-        if path.name in ("lock", "sweep"):
+        if path.name in ("lock", SWEEP):
             continue
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path)

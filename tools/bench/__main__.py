@@ -1,4 +1,4 @@
-"""Measure everything and write book/performance.md and book/performance.json: about ten minutes on two quiet cores."""
+"""Measure everything and write book/performance.md and .json: ten minutes on two quiet cores."""
 
 import json
 import os

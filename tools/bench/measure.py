@@ -1,4 +1,4 @@
-"""Clocks, floating-point operations, the machine's own limit, and what a difference between repetitions says."""
+"""Clocks, floating-point operations, the machine's limit, differences between repetitions."""
 
 import contextlib
 import io
@@ -46,7 +46,7 @@ def flops(work: Callable[[], Any]) -> float:
 
 
 def matrix_peak(size: int = 2048, repeats: int = 7) -> float:
-    """Return GFLOP/s of the product of two square float32 matrices, the fastest of some: what this machine can do now."""
+    """Return GFLOP/s of the product of two square float32 matrices, the fastest of some."""
     one, other = (torch.rand(size, size) for _ in range(2))
     best = min(timed(lambda: one @ other)[0] for _ in range(repeats + 1))
     return 2 * size**3 / best / 1e9
@@ -61,7 +61,8 @@ def hardware() -> str:
         for line in _lines("/proc/cpuinfo")
         if line.startswith("model name")
     ]
-    return f"{torch.get_num_threads()} threads of {names[0] if names else platform.processor() or platform.machine()}"
+    name = names[0] if names else platform.processor() or platform.machine()
+    return f"{torch.get_num_threads()} threads of {name}"
 
 
 def _lines(path: str) -> list[str]:
@@ -69,7 +70,7 @@ def _lines(path: str) -> list[str]:
 
 
 def gap(first: Sequence[float], second: Sequence[float], level: float = 0.95) -> dict[str, float]:
-    """Return mean difference of two sets of repetitions, and half the width of its interval (Student, equal variances)."""
+    """Return the mean difference of two sets of repetitions and its half width (Student)."""
     freedom = len(first) + len(second) - 2
     squares = sum(float(np.var(values)) * len(values) for values in (first, second))
     error = np.sqrt(squares / freedom *

@@ -52,7 +52,7 @@ def random_clip(name: str) -> clips.Clip:
 
 
 def random_views(clip: clips.Clip, sizes: tuple[int, int, int]) -> dict[str, crops.CropView]:
-    """Return crops of noise in which a fake is a little brighter, for each part, of the size that the tower takes."""
+    """Return crops of noise for each split, of the encoder's size; fakes are a little brighter."""
     generator, total = np.random.default_rng(0), sum(sizes)
     labels = np.arange(total) % 2
     images = generator.integers(0, 200, (total, clip.size, clip.size, 3),
@@ -73,7 +73,7 @@ def demo_views(experiment: Experiment) -> dict[str, crops.CropView]:
 
 def one_run(clip: clips.Clip, views: dict[str, crops.CropView], options: dict,
             repeats: int = 3) -> dict:
-    """Return one LoRA run, fit and scores of the test part, `repeats` times with a seed each: ours and the plain recipe.
+    """Return one LoRA run, fit and test scores, `repeats` times with a seed each: ours and plain.
 
     Ours finds the activations of the frozen blocks in the cache, as any run but the first does;
     making them is timed separately.
@@ -115,7 +115,7 @@ def _ours(clip: clips.Clip, views: dict[str, crops.CropView], options: dict) -> 
 
 
 def grid(experiment: Experiment, measured: int = 3) -> dict:
-    """Return the profile's grid through `dfnb sweep`, all of it, and some plain runs of its base in processes of their own."""
+    """Run the profile's whole grid through `dfnb sweep`, and some plain runs in fresh processes."""
     settings = experiment.profile.sweeps["grid"]
     notebook = notebooks.find(settings.notebook)
     given = parameters.chapter_parameters(notebook, experiment.profile) | settings.base
@@ -147,8 +147,10 @@ def grid(experiment: Experiment, measured: int = 3) -> dict:
 
 def utilisation(clip: clips.Clip, *, blocks: int, scored: int, batch: int = 32,
                 repeats: int = 3) -> dict:
-    """Return GFLOP/s of matrix products in scoring (whole tower, `scored` crops at a time) and in training (LoRA on the last
-    blocks, whose inputs are there).
+    """Return GFLOP/s of matrix products in scoring and in training.
+
+    Scoring takes the whole encoder, `scored` crops at a time; training is LoRA on the last blocks,
+    whose inputs are there.
     """
     pixels = torch.rand(scored, 3, clip.size, clip.size, device=clip.device)
     labels = torch.arange(batch, device=clip.device) % 2
@@ -234,7 +236,7 @@ def _enlarged(source: Path, target: Path, height: int) -> Path:
 
 
 def growth(counts: tuple[int, ...] = (8, 16, 32), identities: int = 20) -> list[dict]:
-    """Time and memory of crops, prefix and one epoch of LoRA by frames a video, a fresh process each."""
+    """Measure time and memory of crops, prefix and an epoch of LoRA, in fresh processes."""
     with tempfile.TemporaryDirectory() as scratch:
         from dfnb.demo import corpus
 
@@ -271,7 +273,7 @@ def grow(scratch: str, count: str) -> None:
 
 
 def start_up(repeats: int = 3) -> dict:
-    """Return seconds from nothing to a notebook whose imports are done and which is saved: fresh kernel, forked kernel."""
+    """Return seconds until a notebook has imported and is saved, fresh and forked kernel."""
     import papermill
 
     source = notebooks.find("03")

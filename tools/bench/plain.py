@@ -1,6 +1,6 @@
 """The plain recipes: LoRA with Hugging Face's Trainer on PNG files, and FF++'s way to crop faces.
 
-python -m tools.bench.plain CLIP FOLDER OPTIONS    one whole run in a process of its own, as a script would do it
+python -m tools.bench.plain CLIP FOLDER OPTIONS    one whole run, as a script would do it
 """
 
 import json
@@ -68,7 +68,7 @@ class Tower(nn.Module):
 
 def lora(folder: Path, clip: clips.Clip, *, seed: int, epochs: int, batch: int,
          learning_rate: float, **shape) -> dict:
-    """Return one run on FOLDER/train, validation and test: steps, mean loss of the last epoch, AUC of the test crops."""
+    """Run on FOLDER/train, validation, test; return steps, last mean loss and AUC of test crops."""
     train, validation, test = (Pictures(folder / part) for part in ("train", "validation", "test"))
     torch.manual_seed(seed)
     sizes = np.bincount(train.labels, minlength=2)
@@ -102,8 +102,10 @@ def lora(folder: Path, clip: clips.Clip, *, seed: int, epochs: int, batch: int,
 
 
 def crops(path: Path, count: int, size: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return FF++'s recipe on one video: dlib with one upsampling on every frame kept, at full size; the largest face, a square
-    of 1.3 times its longer side. Crops (n, size, size, 3) and the detector's boxes (n, 4), NaN where none was found.
+    """Return the crops (n, size, size, 3) and boxes (n, 4) of FF++'s recipe on one video.
+
+    It runs dlib with one upsampling on every frame kept, at full size, and takes the largest face
+    in a square of 1.3 times its longer side. A box is NaN where no face was found.
     """
     detect, images, boxes = dlib.get_frontal_face_detector(), [], []
     for frame in video.read(path, count).frames:

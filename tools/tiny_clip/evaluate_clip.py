@@ -1,4 +1,4 @@
-"""What the tiny CLIP has learnt, measured on people it has not seen, and the folder it is published in."""
+"""Measure the tiny CLIP on people it has not seen, and write the folder it is published in."""
 
 import json
 import os
@@ -42,7 +42,7 @@ def text_vectors(model: CLIPModel, words: PreTrainedTokenizerBase,
 def balanced_accuracy(
     truth: np.ndarray, answer: np.ndarray, groups: np.ndarray, classes: int
 ) -> dict[str, float]:
-    """Return mean recall of the classes with a 95 % interval over resampled groups, beside the majority class.
+    """Return mean recall of the classes with a 95 % interval over groups, and the majority class.
 
     Rows of one group (a person) are drawn together, 1,000 times (percentile bootstrap). The
     majority class has a recall of 1 once and 0 otherwise: its balanced accuracy is 1 / classes.
@@ -69,7 +69,7 @@ def balanced_accuracy(
 
 
 def evaluate(model: CLIPModel, words: PreTrainedTokenizerBase, unseen: portraits.Portraits) -> dict:
-    """Return zero-shot balanced accuracy of every field, and retrieval among people the model has not seen.
+    """Return zero-shot balanced accuracy of every field, and retrieval among unseen people.
 
     Crops are centred and sharp, except for the field quality, whose crops are degraded.
     """
@@ -93,7 +93,7 @@ def evaluate(model: CLIPModel, words: PreTrainedTokenizerBase, unseen: portraits
 def retrieval(
     model: CLIPModel, words: PreTrainedTokenizerBase, unseen: portraits.Portraits, clear: np.ndarray
 ) -> dict:
-    """Return how often the own full caption is the nearest, or among the five nearest, for one image per person.
+    """Return how often the true caption is nearest, or among five, for one image per person.
 
     Equal captions count as one; chance is 1 or 5 in the number of different captions.
     """

@@ -27,7 +27,7 @@ BOX_CENTRE, BOX_SIDE = np.array([0.5, 0.42]), 1.08  # of dlib's box, in extents 
 
 @dataclass
 class Portraits:
-    """Crops uint8 (n, 72, 72, 3), codes int8 (n, fields - 1), angles float32 (n, 3), ids int32 (n,)."""
+    """Crops uint8 (n, 72, 72, 3), codes int8 (n, fields - 1), angles float32 (n, 3), ids (n,)."""
 
     images: np.ndarray
     codes: np.ndarray
@@ -90,7 +90,7 @@ def _render_chunk(world: int, ids: range, frames: int, file: Path) -> None:
 
 
 def _shots(person: people.Person, frames: int) -> list[tuple]:
-    """Return crops, codes and angles of one person, through H.264 as a video would be (crf 18 to 28)."""
+    """Return crops, codes and angles of one person, through H.264 like a video (crf 18 to 28)."""
     rng = person.rng(77)
     poses = _poses(motion.performance(person, TRACK, seed=77), frames, rng)
     scene = render.Scene(person)
@@ -107,7 +107,7 @@ def _shots(person: people.Person, frames: int) -> list[tuple]:
 
 
 def _poses(track: list[motion.Pose], frames: int, rng: np.random.Generator) -> list[motion.Pose]:
-    """Return frames of a track in order, drawn so that rare expressions and glances are as frequent as common ones.
+    """Return frames of a track in order, drawn so that rare expressions are as frequent as common.
 
     Frames with closed eyes are left out: their glance cannot be seen.
     """
@@ -146,7 +146,7 @@ def recode(frames: np.ndarray, crf: int) -> np.ndarray:
 
 
 def _crop(image: np.ndarray, landmarks: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Return a crop of 72 whose middle 64 pixels are 1.3 x the box that dlib's detector would give, a little off."""
+    """Return a crop of 72 pixels, whose middle 64 are 1.3 x dlib's box, a little off."""
     low, high = landmarks.min(axis=0), landmarks.max(axis=0)
     reach = high - low
     centre = low + reach * BOX_CENTRE + rng.normal(0, 0.03, 2) * reach[1]

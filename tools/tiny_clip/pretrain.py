@@ -1,4 +1,4 @@
-"""Pre-train the embedded tiny CLIP on people who are not in the demo corpus: `python -m tools.tiny_clip.pretrain`.
+"""Pre-train the embedded tiny CLIP on people outside the demo corpus.
 
 Render portraits, train a CLIPModel on them and their captions, measure it on people it has not
 seen, write the folder. `--minutes` fits the number of steps to the time; `--steps` repeats a
@@ -28,7 +28,7 @@ SAVED_EVERY = 180  # seconds between two states on disk
 
 @dataclass(frozen=True)
 class Schedule:
-    """How long and how fast: `steps`, or as many as fit into `minutes` at the pace of the warm-up."""
+    """Steps and rate: `steps`, or as many as fit into `minutes` at the pace of the warm-up."""
 
     minutes: float = 32.0
     steps: int | None = None
@@ -39,7 +39,7 @@ class Schedule:
     seed: int = 0
 
     def rate(self, step: int, steps: int | None) -> float:
-        """Return learning rate of a step: a straight warm-up, then a cosine down to nothing at `steps`."""
+        """Return the learning rate of a step: a linear warm-up, then a cosine to 0 at `steps`."""
         if step < self.warmup:
             return self.lr * (step + 1) / self.warmup
         done = (step - self.warmup) / max(1, steps - self.warmup)
@@ -191,8 +191,10 @@ def again(options: argparse.Namespace, steps: int) -> str:
         if name not in ("minutes", "steps", "out", "data")
     }
     given = {"steps": steps} | kept
-    return " ".join(
-        ["python -m tools.tiny_clip.pretrain", *(f"--{name} {value}" for name, value in given.items())])
+    return " ".join([
+        "python -m tools.tiny_clip.pretrain",
+        *(f"--{name} {value}" for name, value in given.items())
+    ])
 
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:

@@ -1,4 +1,4 @@
-"""The tiny CLIP as a network: a `transformers` CLIPModel, its start, its losses, its training heads."""
+"""The tiny CLIP as a network: a `transformers` CLIPModel, its start, losses, training heads."""
 
 import numpy as np
 import torch
@@ -17,7 +17,7 @@ OPPONENT = np.array([[1, 1, 1], [1, -1, 0], [-0.5, -0.5, 1]]) / np.sqrt([[3], [2
 
 def build(vocabulary: int, specials: dict[str, int], *, width: int = 192,
           depth: int = 6) -> CLIPModel:
-    """Return an untrained CLIPModel of 64 x 64 pixels in patches of 8 (about 3.4 M parameters at the default size).
+    """Return an untrained CLIPModel of 64 x 64 pixels in patches of 8 (about 3.4 M parameters).
 
     `specials` holds the token ids `bos`, `eos`, `pad`. `width` must be a multiple of 64, 192 or
     more.
@@ -55,7 +55,7 @@ def dct(n: int) -> np.ndarray:
 
 
 def whitened_patches(images: np.ndarray) -> np.ndarray:
-    """Return patch filters that see every frequency and colour at unit variance on `images` uint8 (n, 64, 64, 3).
+    """Return patch filters of unit variance per frequency on `images` uint8 (n, 64, 64, 3).
 
     A DCT x opponent-colour basis, each filter divided by its standard deviation: fine traces reach
     the first block as strongly as the slow shades that carry most of a photo's variance. Shape
@@ -73,7 +73,7 @@ def whitened_patches(images: np.ndarray) -> np.ndarray:
 
 
 def sine_positions(width: int) -> np.ndarray:
-    """Return 2-D sine-cosine position codes of the patches after a zero row for the class token, (1 + 64, width)."""
+    """Return sine-cosine codes (1 + 64, width), first a zero row for the class token."""
     grid = SIZE // PATCH
     frequency = 1 / 100 ** (np.arange(width // 4) / (width // 4))
     rows, columns = np.divmod(np.arange(grid * grid), grid)
@@ -83,7 +83,7 @@ def sine_positions(width: int) -> np.ndarray:
 
 
 def start(model: CLIPModel, images: np.ndarray) -> None:
-    """Give the image tower its start: whitened DCT patches and sine positions, both trained further."""
+    """Start the image encoder with whitened DCT patches and sine positions, both trained on."""
     embeddings = model.vision_model.embeddings
     with torch.no_grad():
         filters = torch.from_numpy(whitened_patches(images))
@@ -128,7 +128,7 @@ def encode(model: CLIPModel, pixels: torch.Tensor, tokens: torch.Tensor) -> tupl
 def contrastive(
     image: torch.Tensor, text: torch.Tensor, scale: torch.Tensor, fits: torch.Tensor
 ) -> torch.Tensor:
-    """Return symmetric cross-entropy of CLIP, with every caption that is true of an image counted as its own.
+    """Return the symmetric cross-entropy of CLIP, in which every true caption of an image counts.
 
     `fits` (n, n) is true where caption j holds for image i; its diagonal is true. With the identity
     matrix this is the loss of Radford et al. (2021); several positives share the target evenly

@@ -13,7 +13,7 @@ MEASURES = 6  # blur, noise, compression, yaw, pitch, roll
 
 def show(kept: Portraits, rows: np.ndarray, rng: np.random.Generator, *,
          still: bool = False) -> tuple:
-    """Return the crops of `rows` as the network sees them: shifted, perhaps mirrored, relit, of a drawn quality.
+    """Return the crops of `rows` shifted, perhaps mirrored, relit, of a drawn quality.
 
     Returns images uint8 (n, 64, 64, 3), codes (n, fields) with the quality last, measures float32
     (n, 6). `still` leaves out shift, mirror and light, as in an evaluation.
@@ -47,7 +47,7 @@ def _mirror(images: np.ndarray, codes: np.ndarray, angles: np.ndarray, which: np
 
 
 def _relight(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Return a little brighter or darker, with more or less contrast, through a table of the 256 grey levels."""
+    """Change brightness and contrast a little, through a table of the 256 grey levels."""
     contrast, light = rng.uniform(0.85, 1.15), rng.uniform(-18, 18)
     table = (np.arange(256) - 128) * contrast + 128 + light
     return cv2.LUT(np.ascontiguousarray(image), table.clip(0, 255).astype(np.uint8))
@@ -55,7 +55,7 @@ def _relight(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 def degrade(image: np.ndarray, quality: int,
             rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """Return a crop uint8 (h, w, 3) of one quality, and the amounts of blur, noise and compression, each 0 to 1.
+    """Return a crop uint8 (h, w, 3) of a quality, and blur, noise, compression, each 0 to 1.
 
     Blur: a Gaussian of 0.5 to 2.5 pixels. Noise: a deviation of 4 to 25 grey levels. Compression:
     JPEG of quality 5 to 31. Weak forms are as common as strong ones.

@@ -1,4 +1,4 @@
-"""What the tiny CLIP can say: fields with their values, captions in full or in part, a tokenizer."""
+"""The tiny CLIP's vocabulary: fields with values, captions in full or in part, a tokenizer."""
 
 import itertools
 
@@ -28,7 +28,7 @@ SPECIALS = ("<|pad|>", "<|unknown|>", "<|startoftext|>", "<|endoftext|>")
 
 
 def describe(values: dict) -> str:
-    """Return a caption that says the given values of FIELDS and nothing else, in the words of `people.caption`.
+    """Return a caption of the given values of FIELDS alone, in the words of `people.caption`.
 
     A field that is absent is not mentioned; False is said in words ("no glasses").
     """
@@ -83,7 +83,7 @@ def write(codes: np.ndarray, said: np.ndarray) -> list[str]:
 
 
 def choose_said(n: int, rng: np.random.Generator) -> np.ndarray:
-    """Return which fields n captions mention, bool (n, fields): half of them say all, half say about three of ten.
+    """Return which fields n captions mention, bool (n, fields): half all, half about three of ten.
 
     Captions in part let the text tower learn one word at a time; full ones alone left it deaf to
     glasses and beard for most of a training. The quality is said in half of all captions.
@@ -108,7 +108,7 @@ def prompts(field: str) -> list[str]:
 
 
 def sentences() -> list[str]:
-    """Return captions in which every value of every field is said, for the tokenizer: each pair of values once."""
+    """Return captions for the tokenizer that use each pair of values once."""
     pairs = itertools.combinations(FIELDS.items(), 2)
     both = [{a: x, b: y} for (a, first), (b, second) in pairs for x in first for y in second]
     return [describe(each) for each in both]
