@@ -19,7 +19,7 @@ def cache(tmp_path_factory):
 
 @pytest.fixture
 def bench(corpus, clip_folder, cache, tmp_path, monkeypatch):
-    """A profile of its own that names the corpus and the CLIP of the fixtures."""
+    """A separate profile that names the corpus and the CLIP of the fixtures."""
     profile = {
         "corpus": {"root": str(corpus)}, "crops": {"frames": 3, "size": 64},
         "clip": str(clip_folder)

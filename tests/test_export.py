@@ -132,7 +132,7 @@ def test_nothing_is_written_over_and_other_scores_are_not_taken_for_its_own(
     with pytest.raises(UserError, match="is there already"):
         export.export(finished[0], exported)
     metadata = finished[1].detector.metadata
-    with pytest.raises(UserError, match="holds no scores of its own detector \\(split seed 7"):
+    with pytest.raises(UserError, match="holds no scores of the detector it saved \\(split seed 7"):
         export.results(finished[0], metadata | {"split_seed": 7})
-    with pytest.raises(UserError, match="holds no scores of its own detector"):
+    with pytest.raises(UserError, match="holds no scores of the detector it saved"):
         export.results(finished[0], metadata | {"threshold": 0.123})

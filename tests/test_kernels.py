@@ -62,7 +62,7 @@ def run(name, forked=True, **given):
 
 @pytest.fixture
 def worker(tmp_path, monkeypatch):
-    """A function that runs lines of `run(...)` in a process of their own: what they print, and
+    """A function that runs lines of `run(...)` in a separate process: what they print, and
     the kernels' notes.
     """
     for name in ("RUNS", "NOTEBOOKS", "PARAMS"):

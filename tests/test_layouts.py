@@ -194,7 +194,7 @@ def test_a_layout_can_be_forced_and_a_wrong_one_says_what_it_lacks(celeb):
     assert corpora.index(celeb, "celeb-df").corpus.unique().tolist() == ["Celeb-DF"]
     assert "no corpus in the layout dfdc at" in message(celeb, "dfdc")
     assert "expected metadata.json and found" in message(celeb, "dfdc")
-    assert "layout must be one of ffpp, ffpp-flat, celeb-df, manifest, dfdc, got 'kaggle'" in (
+    assert f"layout must be one of {', '.join(layouts.LAYOUTS)}, got 'kaggle'" in (
         message(celeb, "kaggle", kind=UserError))
 
 

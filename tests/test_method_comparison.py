@@ -167,7 +167,7 @@ def test_models_name_what_they_train_and_the_multimodal_one_waits_for_an_endpoin
 
 @pytest.fixture(scope="module")
 def bench(corpus, clip_folder, tmp_path_factory):
-    """A profile of its own that names the corpus and the CLIP of the fixtures, two crops a
+    """A separate profile that names the corpus and the CLIP of the fixtures, two crops a
     video.
     """
     place, settings = tmp_path_factory.mktemp("bench"), {"root": str(corpus)}

@@ -116,7 +116,7 @@ def dfnb(*arguments, env):
 
 @pytest.fixture(scope="module")
 def smoke(tmp_path_factory):
-    """The smoke profile, executed once in folders of its own."""
+    """The smoke profile, executed once in separate folders."""
     home = tmp_path_factory.mktemp("smoke")
     env = os.environ | {"DFNB_DATA": str(home / "data"), "DFNB_CACHE": str(home / "cache"),
                         "DFNB_RUNS": str(home / "runs"), "TQDM_DISABLE": "1"}

@@ -1,4 +1,4 @@
-"""Regimes keep what they promise on random corpora; the audit catches leaks that are made on
+"""Protocols keep what they promise on random corpora; the audit catches leaks that are made on
 purpose.
 """
 

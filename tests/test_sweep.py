@@ -67,7 +67,7 @@ NAMES = ["repeats1-rank4-affd8a0f9e43", "repeats1-rank4-dropout0.1-f00f11fdef8b"
 
 @pytest.fixture
 def home(tmp_path, monkeypatch):
-    """Folders of a study of their own with one notebook; `executed` gets a line from every
+    """Folders of a separate study with one notebook; `executed` gets a line from every
     kernel.
     """
     for name in ("DATA", "CACHE", "RUNS", "NOTEBOOKS", "PARAMS"):
@@ -382,7 +382,7 @@ def test_a_run_that_kills_its_process_is_given_up_and_the_others_end(home):
 
 # ------------------------------------------------------------------- deaths of the runner
 def runner(*options: str, workers: int = 2) -> subprocess.Popen:
-    """`dfnb sweep` in a process group of its own, as a terminal would start it."""
+    """`dfnb sweep` in a separate process group, as a terminal would start it."""
     command = [
         sys.executable, "-m", "dfnb.cli", "sweep", "--profile", "tiny", "--workers",
         str(workers), *options
@@ -493,7 +493,7 @@ for rank in sys.argv[1:]:
 
 @pytest.fixture
 def sabotage(home, monkeypatch):
-    """Every boundary of every atomic write of one run, each for a run of its own: who dies
+    """Every boundary of every atomic write of one run, each for a separate run: who dies
     there, and when.
     """
     (home / "site").mkdir()

@@ -137,7 +137,7 @@ def results(run: Path, metadata: dict) -> tuple[str, pd.DataFrame]:
         if metrics.best_threshold(validation.label, validation.score) == metadata["threshold"]:
             tested = metrics.to_videos(rows[rows.split == "test"]).manipulation.value_counts()
             return _listed(tested.to_dict()), tables.by_split(rows)
-    raise UserError(f"{run} holds no scores of its own detector (split seed "
+    raise UserError(f"{run} holds no scores of the detector it saved (split seed "
                     f"{metadata['split_seed']}, threshold {metadata['threshold']:g}); "
                     "repeat the run")
 

@@ -10,7 +10,7 @@ matrices reach {peak:.0f} GFLOP/s there, measured in the same run: that is what 
 
 ## One LoRA run
 
-Ours against the plain recipe: Hugging Face's Trainer, PEFT on the same tower and blocks, pictures decoded from PNG one by
+Ours against the plain recipe: Hugging Face's Trainer, PEFT on the same encoder and blocks, pictures decoded from PNG one by
 one, nothing kept. Same steps, same rate, same schedule; both judge validation after each epoch and score the test part at
 the end. Medians; imports are not counted.
 
@@ -26,7 +26,7 @@ the end. Medians; imports are not counted.
 
 ## How much of the machine is used
 
-GFLOP/s of the matrix products, as counted by PyTorch, over the whole time of scoring (the whole tower) or of a training
+GFLOP/s of the matrix products, as counted by PyTorch, over the whole time of scoring (the whole encoder) or of a training
 step (LoRA on the last blocks, whose inputs are kept). Of the last block both compute the class token alone, the one that is
 pooled, and project nothing for the other tokens; what is left out is not counted.
 
@@ -77,7 +77,7 @@ def render(found: dict) -> str:
         "crops/s": f"{use[what]['crops/s']:.0f}"
     } for use in found["utilisation"] for what in ("scoring", "training")]
     faces = [{
-        "height": one["height"] or "as it is", "frames": one["frames"], "ours, frames/s":
+        "height": one["height"] or "unscaled", "frames": one["frames"], "ours, frames/s":
         f"{one['ours']:.1f}", "FF++ recipe, frames/s": f"{one['plain']:.1f}", "ratio":
         f"{one['ratio']:.1f}", "IoU": f"{one['IoU']:.3f}"
     } for one in found["crops"]]
@@ -134,11 +134,11 @@ def _runs_verdict(runs: list[dict]) -> str:
 def _grid(grid: dict) -> str:
     settings = ", ".join(
         f"{name.replace('_', ' ')} {value:g}" for name, value in grid["options"].items())
-    one, cells, runs = median(grid["plain"]), grid["cells"], len(grid["plain"])
+    one, count, runs = median(grid["plain"]), grid["cells"], len(grid["plain"])
     return (
-        f"`dfnb sweep --only grid`: {cells} cells in {grid['ours']:.0f} s, with kernels, kept activations made once, "
-        f"figures and saved pages. A plain run in a process of its own takes {one:.1f} s (median of {runs} measured, "
-        f"with its base: {settings}); **scaled, not measured**, {cells} of them take {one * cells:.0f} s."
+        f"`dfnb sweep --only grid`: {count} runs in {grid['ours']:.0f} s, with kernels, kept activations made once, "
+        f"figures and saved pages. A plain run in a fresh process takes {one:.1f} s (median of {runs} measured, "
+        f"with its base: {settings}); **scaled, not measured**, {count} of them take {one * count:.0f} s."
     )
 
 
@@ -186,7 +186,7 @@ def _growth_words(rows: list[dict]) -> str:
 def _start(start: dict) -> str:
     fresh, forked = (median(start[name]) for name in ("fresh", "forked"))
     return (
-        f"A notebook that only does chapter 3's imports takes {fresh:.1f} s with a kernel of its own and "
+        f"A notebook that only does chapter 3's imports takes {fresh:.1f} s with a fresh kernel and "
         f"{forked:.1f} s with one forked from a process that has done them (medians of {len(start['fresh'])}): "
         f"{fresh / forked:.1f} times as fast. Sweeps fork.")
 

@@ -25,7 +25,7 @@ from dfnb.models import clip as clips
 from dfnb.runs import kernels, notebooks, parameters, study, sweep
 from tools.bench import measure, plain
 
-SHAPES = {  # width, layers, heads, patch: of the image towers that OpenAI published
+SHAPES = {  # width, layers, heads, patch: of the image encoders that OpenAI published
     "ViT-B/32": (768, 12, 12, 32), "ViT-B/16": (768, 12, 12, 16), "ViT-L/14": (1024, 24, 16, 14),
     "tiny test": (32, 2, 2, 56)}
 MEANS = {"image_mean": [0.4815, 0.4578, 0.4082], "image_std": [0.2686, 0.2613, 0.2758]}
@@ -33,9 +33,9 @@ LEVELS = ("train", "validation", "test")
 
 
 def random_clip(name: str) -> clips.Clip:
-    """Return a CLIP with the image tower of `name` for 224 pixels and random weights.
+    """Return a CLIP with the image encoder of `name` for 224 pixels and random weights.
 
-    The text tower is as small as can be.
+    The text encoder is as small as can be.
     """
     from transformers import CLIPConfig, CLIPModel
 
@@ -253,7 +253,7 @@ def growth(counts: tuple[int, ...] = (8, 16, 32), identities: int = 20) -> list[
 
 
 def grow(scratch: str, count: str) -> None:
-    """Return in a process of its own: print frames, crops, seconds and the largest memory (MB)."""
+    """Print in a fresh process: frames, crops, seconds and the largest memory (MB)."""
     os.environ["DFNB_CACHE"] = f"{scratch}/cache-{count}"
     videos = corpora.index(Path(scratch) / "corpus", manipulations=["FaceSwap", "NeuralTextures"])
     clip = clips.load("tiny")
@@ -302,7 +302,7 @@ def _only_imports(notebook: Path) -> dict:
 
 
 def gpu() -> list[dict]:
-    """Return scoring and training on a GPU with the sizes of the published towers.
+    """Return scoring and training on a GPU with the sizes of the published encoders.
 
     Empty without one.
     """

@@ -45,7 +45,7 @@ def write(view, folder: Path) -> None:
 
 
 class Tower(nn.Module):
-    """The whole tower with LoRA in its last blocks and a linear head.
+    """The whole encoder with LoRA in its last blocks and a linear head.
 
     The loss weighs the classes equally.
     """

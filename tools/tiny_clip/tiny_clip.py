@@ -95,7 +95,7 @@ def start(model: CLIPModel, images: np.ndarray) -> None:
 class Heads(nn.Module):
     """Linear heads on the pooled image vector, thrown away after pre-training.
 
-    They teach the tower what captions say in few words only: one classifier per field and one
+    They teach the encoder what captions say in few words only: one classifier per field and one
     regression of blur, noise, compression and pose.
     """
 

@@ -85,7 +85,7 @@ def write(codes: np.ndarray, said: np.ndarray) -> list[str]:
 def choose_said(n: int, rng: np.random.Generator) -> np.ndarray:
     """Return which fields n captions mention, bool (n, fields): half all, half about three of ten.
 
-    Captions in part let the text tower learn one word at a time; full ones alone left it deaf to
+    Captions in part let the text encoder learn one word at a time; full ones alone left it deaf to
     glasses and beard for most of a training. The quality is said in half of all captions.
     """
     said = rng.random((n, len(FIELDS))) < 0.25
