@@ -50,7 +50,7 @@ display(Markdown(run.stamp()))
 
 # %%
 table = results.of_sweeps(profile, Bootstrap(confidence))
-sweeps = {name: ablations.of(table, name) for name in results.ROLES}
+sweeps = {name: ablations.of_sweep(table, name) for name in results.ROLES}
 grid, around, epochs_held, steps_held = sweeps.values()
 gaps = table[table.state != "done"]
 states = pd.DataFrame([{"sweep": name, **rows.state.value_counts()}
@@ -84,7 +84,8 @@ base[base["chapter 3"] != base["sweeps"]]
 #
 # Runs are not tested against each other one by one. One linear model takes all runs as replicates,
 #
-# $$ \mathrm{AUC} = a_{\mathrm{split}} + b_1 \log_2 r + b_2 \log_2 \tfrac{\alpha}{r} + b_3\, \mathrm{dropout} + b_4 \log_2 \mathrm{fraction} + \varepsilon, $$
+# $$ \mathrm{AUC} = a_{\mathrm{split}} + b_1 \log_2 r + b_2 \log_2 \tfrac{\alpha}{r} +
+# b_3\, \mathrm{dropout} + b_4 \log_2 \mathrm{fraction} + \varepsilon, $$
 #
 # with one term for the fraction in each of the two ways, and an intercept for every draw of the
 # split. The factor before $B A x$ is $\alpha / r$.
@@ -143,7 +144,7 @@ ablations.beside_reported(grid).round(3)
 # %%
 figure, axes = plt.subplots(2, 3, figsize=(11, 5.6), sharey=True)
 for ax, name in zip(axes.flat, ["rank", "alpha", "dropout", "blocks"], strict=False):
-    sweep_plots.factor(ablations.along(around, name, base), name, ax)
+    sweep_plots.factor(ablations.varying(around, name, base), name, ax)
 sweep_plots.factor(epochs_held, "fraction", axes[1, 1], "fraction (epochs held)")
 sweep_plots.factor(steps_held, "fraction", axes[1, 2], "fraction (steps held)")
 axes[0, 0].legend(fontsize=8)
@@ -163,7 +164,7 @@ ablations.fractions(epochs_held, steps_held).round(3)
 # The same comparison in words:
 
 # %%
-display(Markdown(ablations.held(epochs_held, steps_held)))
+display(Markdown(ablations.describe_fractions(epochs_held, steps_held)))
 
 # %% [markdown]
 # ### Main effects

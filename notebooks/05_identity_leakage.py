@@ -120,7 +120,8 @@ protocol.set_index(["manipulation", "leak"]).round(2)
 # of a video's frames train, the other half test, so no tested frame is ever trained on. Each fold
 # tests other pairs with another training seed; an AUC is the mean over the folds,
 #
-# $$ \Delta_{\text{design}} = \frac{1}{K} \sum_k \left( \text{AUC}_{k, \text{design}} - \text{AUC}_{k, \text{identity}} \right), $$
+# $$ \Delta_{\text{design}} = \frac{1}{K} \sum_k
+# \left( \text{AUC}_{k, \text{design}} - \text{AUC}_{k, \text{identity}} \right), $$
 #
 # and the interval of the gap $\Delta$ draws whole identity groups, the same ones for all designs.
 
@@ -166,7 +167,7 @@ plt.show()
 # The intervals support these statements:
 
 # %%
-display(Markdown(leakage.says(gaps)))
+display(Markdown(leakage.describe(gaps)))
 
 # %% [markdown]
 # An AUC does not say which class moved. The figure shows the shift of the mean logit of each class
@@ -194,8 +195,8 @@ leakage.lowered(gaps, shifts).round(3)
 
 # %% [markdown]
 # The next table asks how well the features identify a person. A linear classifier learns the people
-# of the test pairs, whom no detector of the design `identity` has met, on every other frame of
-# their real videos.
+# of the test pairs on every other frame of their real videos. No detector of the design
+# `identity` was trained on these people.
 
 # %%
 tested = designs[0][leak_splits.REFERENCE].query("split == 'test'").merge(pool.videos, on=KEY)
@@ -220,8 +221,9 @@ shuffled = {fold: negative_controls.shuffled(pool.crops, table, seed=seed + fold
             for fold, table in reference.items()}
 mixed = {fold: replace(pool, crops=crops) for fold, crops in shuffled.items()}
 blank = {f"{model}, shuffled labels": {(leak_splits.REFERENCE, fold): mixed[fold].trial(
-    models[model][0], table, seed=seed + fold, model=experiment.clip, **models[model][1])
-    for fold, table in reference.items()} for model in ("linear probe", "LoRA")}
+    models[model][0], table, seed=seed + fold, model=experiment.clip, describe=False,
+    **models[model][1]) for fold, table in reference.items()}
+    for model in ("linear probe", "LoRA")}
 
 # %% [markdown]
 # The next control trains the probe on the background alone: the face is covered with one colour,
@@ -237,8 +239,8 @@ blank["linear probe, background only"] = leakage.trials(
     faceless, designs, "probe", seed=seed, model=experiment.clip)
 
 # %% [markdown]
-# The last control uses the share of lost frames as the only feature, on all videos. The table holds
-# all controls. Without a leak the interval should hold one half.
+# The last control uses the share of lost frames as the only feature, on all videos. The table lists
+# all controls. Without a leak the interval should contain one half.
 
 # %%
 checks = [leakage.gaps(leakage.collect({name: trials}), fakes, bootstrap)
@@ -269,13 +271,14 @@ with run.timed("planted leak"):
     cue = leakage.planted(worlds, ("frame", "video", "identity"), model=experiment.clip,
                           seeds=range(seed, seed + planted_seeds))
 rise = leakage.gaps(leakage.collect(cue), "NeuralTextures", bootstrap, reference="cue off")
-rise.set_index(["model", "design"])[["AUC", "low", "high", "gap", "gap_low", "gap_high"]].round(3)
+columns = ["AUC", "low", "high", "gap", "gap_low", "gap_high"]
+rise.set_index(["model", "design"])[columns].round(3)
 
 # %% [markdown]
 # The intervals of the gap between the two versions support these statements:
 
 # %%
-display(Markdown(leakage.finds(rise)))
+display(Markdown(leakage.describe_planted(rise)))
 
 # %% [markdown]
 # ## Limits

@@ -167,7 +167,7 @@ plt.show()
 # The intervals support these statements:
 
 # %%
-display(Markdown(method_comparison.says(measured)))
+display(Markdown(method_comparison.describe(measured)))
 
 # %% [markdown]
 # The table gives the AUC of each model minus that of LoRA on the same videos, with the interval of
@@ -185,7 +185,7 @@ two.set_index(["protocol", "fakes", "model"])[columns].round(3)
 # Exchanging the words of the two classes turns the AUC of zero-shot into one minus its value. If
 # the words help a trained prompt, the exchange lowers its AUC; compare the rows with those of the
 # right words in the main table. With shuffled labels nothing can be learnt, so the interval should
-# hold one half.
+# contain one half.
 
 # %%
 pairs_of_words = {"zero-shot": ("real", "manipulated"), "prompt tuning": ("real", "fake")}
@@ -196,9 +196,10 @@ shuffled = negative_controls.shuffled(experiment.crops, disjoint, seed=seed)
 mixed = replace(experiment, crops=shuffled)
 blank = {name: models[name] for name in ("linear probe", "LN-tuning", "prompt tuning")}
 checks = {("words swapped", name): experiment.trial(
-    one.detector, study, seed=seed, **one.options) for name, one in words.items()}
+    one.detector, study, seed=seed, describe=False, **one.options)
+    for name, one in words.items()}
 checks |= {("labels shuffled", name): mixed.trial(
-    one.detector, disjoint, seed=seed, model=experiment.clip, **one.options)
+    one.detector, disjoint, seed=seed, model=experiment.clip, describe=False, **one.options)
     for name, one in blank.items()}
 control = method_comparison.table(checks, [train_on, *unseen], bootstrap)
 control = control.rename(columns={"protocol": "control"})
@@ -273,7 +274,7 @@ pd.DataFrame({name: steps[name][5] - steps[name][0] for name in trio}).round(3)
 # changed; *chance* is the rate of pointing at random.
 
 # %%
-eyes = {name: trials["identity", name].detector for name in ("LoRA", "components")}
+mapped = {name: trials["identity", name].detector for name in ("LoRA", "components")}
 game, sanity = pd.DataFrame(), pd.DataFrame()
 if experiment.profile.demo and looked:
     fakes = experiment.view(split_tables["identity"], "test", [train_on, *unseen])
@@ -281,10 +282,10 @@ if experiment.profile.demo and looked:
     place = videos.transform(lambda names: pd.factorize(names)[0])
     fakes = fakes.select((place < looked).to_numpy())
     masks = changed_pixels(experiment, fakes)
-    maps = {name: detector.maps(fakes) for name, detector in eyes.items()}
+    maps = {name: detector.maps(fakes) for name, detector in mapped.items()}
     games = {name: pointing_game.game(fakes, found, masks) for name, found in maps.items()}
     game = pd.concat(games, names=["model"]).droplevel(1)
-    sanity = method_comparison.head_matters(eyes, fakes, maps, seed)
+    sanity = method_comparison.head_matters(mapped, fakes, maps, seed)
     some = np.flatnonzero(~fakes.frames.duplicated(["manipulation"]).to_numpy())
     plots.relevance_maps(fakes.images(some), masks[some],
                          {name: found[some] for name, found in maps.items()})

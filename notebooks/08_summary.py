@@ -34,7 +34,7 @@ from dfnb.runs.run import start
 profile = "demo"  # name of a file in params/
 confidence = 0.95  # confidence level of the intervals
 draws = 2000  # bootstrap and permutation draws
-correlation = 0.7  # assumed correlation of two cells' scores within a class
+correlation = 0.7  # assumed correlation of two settings' scores within a class
 
 # %%
 plots.style()
@@ -96,7 +96,7 @@ figure, axes = plt.subplots(1, 2, figsize=(10, 3.4), sharey=True)
 for ax, unit in zip(axes, ("frame", "video"), strict=True):
     plots.by_split(tables.chosen(per_split, unit), ax)
     ax.tick_params(axis="x", rotation=12)
-    ax.set_title(f"{unit} level, one line a split")
+    ax.set_title(f"unit: {unit}, one line a split")
 figure.tight_layout()
 plt.show()
 
@@ -162,7 +162,7 @@ decoded.round(3)
 constant = decoded.loc["constant_answer_fake"]
 rows = decoded.drop(index="constant_answer_fake")
 lora = rows.drop(index="linear_probe")
-gain = power.expected_optimism(published.GRID_CELLS, lora.AUC.median(),
+gain = power.expected_optimism(published.GRID_SETTINGS, lora.AUC.median(),
                                published.TEST_VIDEOS["negatives"],
                                published.TEST_VIDEOS["positives"], correlation=correlation)
 reals, best = published.TEST_VIDEOS["negatives"], rows.loc["best"]
@@ -174,7 +174,7 @@ display(Markdown(f"""
 - The row with the best AUC calls {best.FP} of {reals} real videos fake (balanced accuracy
   {best.balanced:.3f}); the highest accuracy among the LoRA rows is that of {lora.ACC.idxmax()}.
 - {reach} of the {len(lora)} LoRA rows have an interval that reaches the best AUC.
-- Choosing the best of {published.GRID_CELLS} equally good settings on so small a test split
+- Choosing the best of {published.GRID_SETTINGS} equally good settings on so small a test split
   adds {gain["optimism"]:.3f} to its AUC on average, if the scores of two settings correlate by
   {correlation} within a class (an assumption).
 """))

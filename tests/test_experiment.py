@@ -130,7 +130,7 @@ def test_other_corpora_are_scored_by_saved_detectors_and_keep_their_own_labels(
         "root": str(foreign), "name": "few", "manipulations": ["FaceSwap"], "videos_per_class": 2
     }
     profile = rewrite(tmp_path, test_corpora=[{"root": str(foreign)}, few])
-    scores = experiment.across(profile, results, 0, progress=False)
+    scores = experiment.across(profile, results, 0)
     assert scores.groupby(["tested", "manipulation"]).video.nunique().to_dict() == {
         ("world", "real"): 4, ("world", "FaceSwap"): 4, ("world", "NeuralTextures"): 4,
         ("few", "real"): 2, ("few", "FaceSwap"): 2}
@@ -155,7 +155,7 @@ def test_the_corpus_that_is_trained_on_is_no_other_corpus(bench, corpus, foreign
         list(experiment.others(rewrite(tmp_path, test_corpora=[{"root": str(tmp_path / "link")}])))
     twice = rewrite(tmp_path, test_corpora=[{"root": str(foreign)}] * 2)
     with pytest.raises(UserError, match="two corpora called world"):
-        list(experiment.others(twice, progress=False))
+        list(experiment.others(twice))
 
 
 def test_of_a_corpus_with_parts_of_its_own_only_the_test_part_is_taken(bench, foreign, tmp_path):
@@ -166,7 +166,7 @@ def test_of_a_corpus_with_parts_of_its_own_only_the_test_part_is_taken(bench, fo
     lines = ["path,label,split", *(f"{path},{label},{split}" for path, label, split in rows)]
     (tmp_path / "manifest.csv").write_text("\n".join(lines))
     profile = rewrite(tmp_path, test_corpora=[{"root": str(tmp_path / "manifest.csv")}])
-    (name, view), = experiment.others(profile, progress=False)
+    (name, view), = experiment.others(profile)
     assert name == tmp_path.name
     assert set(view.frames.video) == {"000", "000_001"}
     assert "split" not in view.frames

@@ -99,7 +99,7 @@ def test_a_run_goes_from_missing_to_done(home, profile, folder):
 
 
 def test_a_notebook_may_pass_its_whole_namespace(home, profile):
-    run = start("03_x", profile, GIVEN | {"rank": 4, "other": 1, "profile": "p", "__name__": "x"})
+    run = start("03_x", profile, GIVEN | {"rank": 4, "other": 1, "profile": "p", "__builtins__": {}})
     assert run.config["parameters"] == GIVEN | {"rank": 4}
 
 

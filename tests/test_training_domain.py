@@ -115,5 +115,5 @@ def test_a_trial_saves_threshold_cropping_and_domain_with_the_detector(finished)
     assert metadata["trained_on"]["videos"] == {"real": 2, "FaceSwap": 2, "NeuralTextures": 2}
     assert metadata["domain"]["ranges"]["side"] == [256, 256]
     assert len(metadata["domain"]["validation"]) == 6
-    assert videos.load(folder).card["domain"] == metadata["domain"]
+    assert videos.load(folder).metadata["domain"] == metadata["domain"]
     assert "domain" not in json.loads((folder / "detector.json").read_text())

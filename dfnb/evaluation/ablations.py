@@ -29,13 +29,13 @@ EFFECTS = {  # a factor, and the column whose change by one is the unit of its e
 }
 
 
-def along(runs: pd.DataFrame, factor: str, around: pd.DataFrame) -> pd.DataFrame:
+def varying(runs: pd.DataFrame, factor: str, around: pd.DataFrame) -> pd.DataFrame:
     """Return the runs that differ from the base in at most this factor."""
     others = [name for name in FACTORS if name != factor]
     return runs[(runs[others] == [around["sweeps"][name] for name in others]).all(axis=1)]
 
 
-def of(table: pd.DataFrame, sweep: str) -> pd.DataFrame:
+def of_sweep(table: pd.DataFrame, sweep: str) -> pd.DataFrame:
     """Return the runs of one sweep; a run that several share is in each."""
     return table[[sweep in sweeps for sweeps in table.sweeps]]
 
@@ -94,24 +94,19 @@ def main_effects(table: pd.DataFrame, value: str, confidence: float = 0.95) -> p
     of a split. An effect that the runs cannot show is NaN with the reason.
     """
     done = table.dropna(subset=[value])
-    columns = {name: of(done).to_numpy(float) for name, of in EFFECTS.items()}
-    seeds = [(done.split_seed == seed).to_numpy(float) for seed in sorted(set(done.split_seed))]
+    columns = {name: column(done).to_numpy(float) for name, column in EFFECTS.items()}
     varied = [name for name, column in columns.items() if len(np.unique(column)) > 1]
-    design = np.empty((0, 0))
-    if len(done):
+    rows = pd.DataFrame(np.nan, pd.Index(columns, name="factor"), ["effect", "low", "high"])
+    rows = rows.assign(reason="takes one value only", runs=len(done))
+    if varied:
+        seeds = [done.split_seed == seed for seed in sorted(set(done.split_seed))]
         design = np.stack([*seeds, *(columns[name] for name in varied)], axis=1)
-    left = len(done) - np.linalg.matrix_rank(design) if len(done) else 0
-    reason = _not_estimable(design, left)
-    found = {name: {"reason": "takes one value only"} for name in columns}
-    found |= {name: {"reason": reason} for name in varied}
-    if not reason:
-        effects, half = _fit(design, done[value].to_numpy(float), left, confidence)
-        low, high = effects - half, effects + half
-        found |= {name: {"effect": effects[at], "low": low[at], "high": high[at], "reason": ""}
-                  for at, name in enumerate(varied, start=len(seeds))}
-    rows = pd.DataFrame.from_dict(found, orient="index")
-    rows = rows.reindex(columns=["effect", "low", "high", "reason"]).loc[list(columns)]
-    return rows.assign(runs=len(done)).rename_axis("factor")
+        left = len(done) - np.linalg.matrix_rank(design)
+        rows.loc[varied, "reason"] = reason = _not_estimable(design, left)
+        if not reason:
+            fitted = _fit(design, done[value].to_numpy(float), left, confidence)
+            rows.loc[varied, ["effect", "low", "high"]] = fitted[len(seeds):]
+    return rows
 
 
 def _not_estimable(design: np.ndarray, left: int) -> str:
@@ -122,13 +117,13 @@ def _not_estimable(design: np.ndarray, left: int) -> str:
     return "" if alone else "these factors were only varied together"
 
 
-def _fit(design: np.ndarray, values: np.ndarray, left: int, confidence: float
-         ) -> tuple[np.ndarray, np.ndarray]:
-    """Return the least-squares coefficients (k,) and the half widths of their intervals."""
+def _fit(design: np.ndarray, values: np.ndarray, left: int, confidence: float) -> np.ndarray:
+    """Return the least-squares coefficients with their bounds, (k, 3): effect, low, high."""
     inverse = np.linalg.inv(design.T @ design)
     effects = inverse @ design.T @ values
     variance = ((values - design @ effects) ** 2).sum() / left
-    return effects, student.ppf((1 + confidence) / 2, left) * np.sqrt(variance * np.diag(inverse))
+    half = student.ppf((1 + confidence) / 2, left) * np.sqrt(variance * np.diag(inverse))
+    return np.stack([effects, effects - half, effects + half], axis=1)
 
 
 def verdict(grid: pd.DataFrame, pick: pd.Series | None, luck: dict) -> str:
@@ -163,8 +158,8 @@ def fractions(epochs_held: pd.DataFrame, steps_held: pd.DataFrame) -> pd.DataFra
                        lowest=("test", "min"), highest=("test", "max"))
 
 
-def held(epochs_held: pd.DataFrame, steps_held: pd.DataFrame) -> str:
-    """Word each sweep of the fraction, and what was held."""
+def describe_fractions(epochs_held: pd.DataFrame, steps_held: pd.DataFrame) -> str:
+    """Word each sweep of the fraction: what was held, the steps taken and the mean AUC on test."""
     table, lines = fractions(epochs_held, steps_held), []
     for name, text in (("epochs", "fewer videos also mean fewer gradient steps"),
                        ("steps", "fewer videos are seen more often")):

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
+import pandas as pd
 from numpy.typing import ArrayLike
 from scipy.special import expit
 from scipy.stats import norm
@@ -42,11 +43,6 @@ class Interval(NamedTuple):
     high: float
     kind: str
     reason: str = ""
-
-    def row(self) -> dict[str, float | str]:
-        """Return the entries of a table: AUC, low, high, interval (its kind) and reason."""
-        names = ("AUC", "low", "high", "interval", "reason")
-        return dict(zip(names, self, strict=True))
 
 
 def words(value: float, low: float, high: float) -> str:
@@ -148,6 +144,21 @@ def interval(
         if not drawn.reason:
             return drawn
     return newcombe_of(labels, scores, bootstrap.confidence)
+
+
+def auc_row(
+    scores: pd.DataFrame, bootstrap: Bootstrap = DEFAULT, bounds: Callable[..., Interval] = interval
+) -> dict[str, float | str]:
+    """Return AUC, low, high, interval (its kind), reason, EER, reals and fakes of a score table.
+
+    `scores` needs label, score and group. `bounds` is `interval` for videos and `cluster_bootstrap`
+    for frames.
+    """
+    labels, values, groups = (scores[name].to_numpy() for name in ("label", "score", "group"))
+    names = ("AUC", "low", "high", "interval", "reason")
+    row = dict(zip(names, bounds(labels, values, groups, bootstrap), strict=True))
+    return row | {"EER": metrics.eer(labels, values),
+                  "reals": int((labels == 0).sum()), "fakes": int((labels == 1).sum())}
 
 
 def bootstrap_aucs(

@@ -17,7 +17,7 @@ from sklearn.linear_model import LogisticRegression
 from dfnb import KEY
 from dfnb.data import splits
 from dfnb.data.identity import shown
-from dfnb.data.leak_splits import DESIGNS, REFERENCE
+from dfnb.data.leak_splits import REFERENCE
 from dfnb.evaluation import intervals, metrics
 from dfnb.evaluation.intervals import DEFAULT, NAN, Bootstrap
 
@@ -25,14 +25,14 @@ ROW = ["split_seed", *KEY, "group", "label"]
 
 
 def trials(experiment, designs: Mapping[int, Mapping], detector: str, *, seed: int,
-           among: Sequence[str] = tuple(DESIGNS), **options) -> dict[tuple[str, int], object]:
+           **options) -> dict[tuple[str, int], object]:
     """Fit a detector in each design of each fold; return (design, fold) -> `Trial`.
 
     `designs` maps a fold to what `leak_splits.design` returns.
     """
-    return {(name, fold): experiment.trial(detector, tables[name], seed=seed + fold,
-                                           describe=False, **options)
-            for fold, tables in designs.items() for name in among}
+    return {(name, fold): experiment.trial(detector, table, seed=seed + fold, describe=False,
+                                           **options)
+            for fold, tables in designs.items() for name, table in tables.items()}
 
 
 def planted(worlds: Mapping[str, object], protocols: Sequence[str], *, seeds: Sequence[int],
@@ -124,7 +124,7 @@ def side_by_side(gaps: pd.DataFrame) -> pd.DataFrame:
 def lowered(gaps: pd.DataFrame, shifts: pd.DataFrame) -> pd.DataFrame:
     """Return the designs with a lower AUC than the reference, and the shift of each class.
 
-    `clear` says whether the interval of the gap lies below zero.
+    `clear` states whether the interval of the gap lies below zero.
     """
     moved = shifts.set_index(["model", "design", "manipulation"])["shift"]
     fell = gaps[gaps["gap"] < 0].drop(columns=["low", "high", "by_split"])
@@ -162,7 +162,7 @@ def naming(detector, view, bootstrap: Bootstrap = DEFAULT) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def says(table: pd.DataFrame) -> str:
+def describe(table: pd.DataFrame) -> str:
     """Word the gaps: which leaks raise the AUC, which lower it, and which remain unclear."""
     leaky = table[table["design"] != REFERENCE]
     up, down = leaky["gap_low"] > 0, leaky["gap_high"] < 0
@@ -174,17 +174,17 @@ def says(table: pd.DataFrame) -> str:
                      f"{'; '.join(text) or 'nowhere'}.")
     unclear = leaky[~(up | down)]  # among them those whose interval is undefined
     lower = int((unclear["gap"] < 0).sum())
-    lines.append(f"- Not told apart from no leak: {len(unclear)} of {len(leaky)} gaps, {lower} of "
-                 "them below zero.")
+    lines.append(f"- The interval holds zero or is undefined: {len(unclear)} of {len(leaky)} gaps, "
+                 f"{lower} of them below zero.")
     return "\n".join(lines)
 
 
-def finds(rise: pd.DataFrame, reference: str = "cue off") -> str:
+def describe_planted(rise: pd.DataFrame) -> str:
     """Word for each protocol the gap that a planted cue makes, and whether it is clear of zero."""
     lines = []
-    for row in rise[rise["design"] != reference].itertuples():
+    for row in rise[rise["design"] != "cue off"].itertuples():
         clear = ("raised" if row.gap_low > 0 else "lowered" if row.gap_high < 0
-                 else "not told apart from no change")
+                 else "no clear change")
         gap = intervals.words(row.gap, row.gap_low, row.gap_high)
         lines.append(f"- {row.model}: {clear}, {gap}.")
     return "\n".join(lines)

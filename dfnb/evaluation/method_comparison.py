@@ -90,22 +90,25 @@ def both_splits(experiment, train_on: str, test_on: Sequence[str], seed: int
 
 
 def swapped(model: Model, words: tuple[str, str]) -> Model:
-    """Return a text method with its words of the real and the fake class exchanged."""
+    """Return a model that reads prompts with its words of the real and the fake class exchanged."""
     return replace(model, options={**model.options, "words": words[::-1]})
 
 
 def thinned(view: CropView, frames: int) -> CropView:
-    """Return at most `frames` crops of each video, evenly spaced, with the caches of the store."""
+    """Return the first crop of each of `frames` equal pieces of a video; short videos stay whole.
+
+    The view shares the caches of its store.
+    """
     by_video = view.frames.groupby(KEY)
-    taken = by_video.cumcount() * frames // by_video["frame"].transform("size")  # bin of a video
-    first = taken.groupby([view.frames[name] for name in KEY]).diff().ne(0)
+    place, size = by_video.cumcount(), by_video["frame"].transform("size")
+    first = place * frames // size != (place - 1) * frames // size  # a crop enters the next piece
     return view.select(first.to_numpy())
 
 
 def table(trials: Mapping, fakes: Sequence[str], bootstrap: Bootstrap = DEFAULT) -> pd.DataFrame:
     """Return AUCs, intervals, EER and balanced accuracy by split, manipulation and model.
 
-    `trials`: (protocol, model) -> `Trial`. The fakes of each manipulation are held against all
+    `trials`: (protocol, model) -> `Trial`. The fakes of each manipulation are compared with all
     reals of the test split. EER and balanced accuracy are those of videos, at the threshold from
     validation. A split without test videos of a manipulation has no row for it. Crops without a
     score (NaN: no answer) are left out.
@@ -262,12 +265,12 @@ def head_matters(detectors: Mapping, view: CropView, maps: Mapping[str, np.ndarr
         for name, detector in detectors.items()])
 
 
-def says(rows: pd.DataFrame) -> str:
+def describe(rows: pd.DataFrame) -> str:
     """Word for each split and manipulation which video AUCs differ from a constant answer's."""
     lines = []
     for (protocol, kind), some in rows.groupby(["protocol", "fakes"], sort=False):
         above, below = some["video_low"] > CONSTANT, some["video_high"] < CONSTANT
-        groups = {"above it": above, "below it": below, "not told apart from it": ~(above | below)}
+        groups = {"above it": above, "below it": below, "not distinguished from it": ~(above | below)}
         text = "; ".join(f"{words} {', '.join(some.loc[which, 'model'])}"
                          for words, which in groups.items() if which.any())
         lines.append(f"- {protocol}, {kind} ({some.reals.iloc[0]} reals, {some.videos.iloc[0]} "

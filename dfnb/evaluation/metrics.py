@@ -65,8 +65,8 @@ def at_threshold(labels: ArrayLike, scores: ArrayLike, threshold: float) -> dict
     if np.isnan(scores).any() or np.isnan(threshold):
         return dict.fromkeys(RATES + COUNTS, NAN)
     fake, answer = labels == 1, scores >= threshold
-    counts = (answer & fake, answer & ~fake, ~answer & fake, ~answer & ~fake)
-    return from_counts(*(int(count.sum()) for count in counts))
+    outcomes = (answer & fake, answer & ~fake, ~answer & fake, ~answer & ~fake)
+    return from_counts(*(int(rows.sum()) for rows in outcomes))
 
 
 def from_counts(TP: int, FP: int, FN: int, TN: int) -> dict[str, float]:

@@ -15,8 +15,7 @@ REPORTED = Path(__file__).with_name("reported")  # tables as CSV
 SOURCE = ("reported by the study on FaceForensics++ "
           "(real and FaceSwap in training, NeuralTextures in test)")
 TEST_VIDEOS = {"positives": 100, "negatives": 10}  # fakes, reals
-TEST_FRAMES = {"positives": 10_100, "negatives": 1_010}
-GRID_CELLS = 27  # combinations of rank, alpha and dropout
+GRID_SETTINGS = 27  # combinations of rank, alpha and dropout
 DECIMALS = 4
 
 
@@ -71,6 +70,7 @@ def decoded(confidence: float = 0.95) -> pd.DataFrame:
 
 
 def _decode(row: dict, confidence: float) -> dict:
+    """Return one row of `decoded` from a reported row with row, ACC, F1 and AUC."""
     found = confusion_from(ACC=row["ACC"], F1=row["F1"], **TEST_VIDEOS)
     low, high = intervals.newcombe(row["AUC"], **TEST_VIDEOS, confidence=confidence)
     known = {"row": row["row"], "AUC": row["AUC"], "low": low, "high": high, "matrices": len(found)}

@@ -107,17 +107,15 @@ def write(found: dict, folder: Path) -> None:
 def _rows(unit: str, rows: pd.DataFrame, validation: pd.DataFrame, bootstrap: Bootstrap
           ) -> list[dict]:
     """Return the table's rows of one unit; frames are resampled by identity group."""
-    labels, scores, groups = (rows[column].to_numpy() for column in ("label", "score", "group"))
-    of_unit = intervals.interval if unit == "video" else intervals.cluster_bootstrap
-    ranking = of_unit(labels, scores, groups, bootstrap).row()
-    ranking["EER"] = metrics.eer(labels, scores)
+    bounds = intervals.interval if unit == "video" else intervals.cluster_bootstrap
+    ranking = intervals.auc_row(rows, bootstrap, bounds)
     thresholds = {FIXED: 0.5}
     if len(validation):
         chosen = metrics.best_threshold(validation["label"], validation["score"])
         thresholds |= {} if math.isnan(chosen) else {CHOSEN: chosen}
-    answers = [ranking | metrics.at_threshold(labels, scores, at)
+    answers = [ranking | metrics.at_threshold(rows["label"], rows["score"], at)
                | {"answer": name, "threshold": at} for name, at in thresholds.items()]
-    constant = metrics.constant_answer(labels) | {"answer": CONSTANT}
+    constant = metrics.constant_answer(rows["label"]) | {"answer": CONSTANT}
     return [{"unit": unit} | row for row in [*answers, constant]]
 
 
@@ -144,11 +142,7 @@ def _manipulations(videos: pd.DataFrame, bootstrap: Bootstrap) -> pd.DataFrame:
     rows = []
     for manipulation in sorted(set(videos.loc[videos["label"] == 1, "manipulation"])):
         both = videos[(videos["label"] == 0) | (videos["manipulation"] == manipulation)]
-        found = intervals.interval(both["label"], both["score"], both["group"], bootstrap)
-        fakes = int((both["label"] == 1).sum())
-        rows.append(found.row() | {"manipulation": manipulation, "fakes": fakes,
-                                   "reals": len(both) - fakes,
-                                   "EER": metrics.eer(both["label"], both["score"])})
+        rows.append(intervals.auc_row(both, bootstrap) | {"manipulation": manipulation})
     columns = ["manipulation", "fakes", "reals", "AUC", "low", "high", "EER", "interval", "reason"]
     return pd.DataFrame(rows, columns=columns)
 

@@ -68,8 +68,9 @@ def factor(runs: pd.DataFrame, name: str, ax: Axes, title: str = "") -> Axes:
     rows = runs.melt([name, "split_seed"], [*SHADES], "split", "AUC")
     places = rows[name].map(values.index).astype(float) + rows.split.map(SHIFTS).astype(float)
     sns.lineplot(x=places, y=rows.AUC, hue=rows.split, units=rows.split_seed, estimator=None,
-                 palette=SHADES, marker="o", ms=5, mew=0, lw=0.9, alpha=0.75, ax=ax)
-    ax.legend().remove()
+                 palette=SHADES, marker="o", ms=5, mew=0, lw=0.9, alpha=0.75, ax=ax, legend=False)
+    for split, colour in SHADES.items():
+        ax.plot([], [], color=colour, marker="o", label=split)  # for a legend of the caller
     ax.axhline(0.5, **plots.CHANCE)
     ax.set(xticks=range(len(values)), xticklabels=[f"{value:g}" for value in values],
            xlabel=title or name, ylabel="", xlim=(-0.4, len(values) - 0.6))

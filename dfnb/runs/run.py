@@ -114,7 +114,7 @@ def start(notebook: str, profile: Profile, values: Mapping[str, Any]) -> Run:
     if missing := sorted(wanted - values.keys()):
         raise UserError(f"{notebook} declares {', '.join(missing)}, "
                         "but does not pass it to `start`")
-    is_namespace = "__name__" in values
+    is_namespace = "__builtins__" in values
     parameters = {name: value for name, value in values.items()
                   if name in wanted or not is_namespace}
     config = configuration.of_run(path, profile, parameters)
