@@ -1,12 +1,11 @@
-"""Intervals and comparisons: properties, brute force, coverage in simulation, and data that
-supports none.
-"""
+"""Test intervals and comparisons: properties, brute force, coverage, data that supports none."""
 
 import itertools
 import math
 import time
 
 import numpy as np
+import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -21,7 +20,7 @@ QUICK = settings(max_examples=40, deadline=None)
 
 @st.composite
 def grouped(draw):
-    """Labels, scores of two models with ties, and groups; two or more rows of each class."""
+    """Draw labels, scores of two models with ties, and groups; two rows or more of each class."""
     labels = np.array([0, 0, 1, 1, *draw(st.lists(st.integers(0, 1), max_size=16))])
     first, second = (np.array([draw(st.integers(0, 8)) / 8 for _ in labels]) for _ in range(2))
     groups = np.array([draw(st.integers(0, 6)) for _ in labels])
@@ -29,7 +28,7 @@ def grouped(draw):
 
 
 def drawn(seed=0, reals=10, fakes=100, shift=1.5):
-    """Binormal scores with groups of FF++ pairs."""
+    """Return labels, binormal scores and groups of FF++ pairs."""
     rng = np.random.default_rng(seed)
     labels = np.repeat([0, 1], [reals, fakes])
     groups = np.concatenate([np.arange(reals), np.arange(fakes)]) // 2
@@ -80,20 +79,17 @@ def test_delong_equals_the_u_statistics_over_all_pairs(data):
         by_fake = np.cov(kernels[i].mean(axis=1), kernels[j].mean(axis=1))[0, 1]
         by_real = np.cov(kernels[i].mean(axis=0), kernels[j].mean(axis=0))[0, 1]
         expected[i, j] = by_fake / kernels[i].shape[0] + by_real / kernels[i].shape[1]
-    np.testing.assert_allclose(intervals.delong_covariance(labels, [first, second]), expected,
-                               atol=1e-12)
+    found = intervals.delong_covariance(labels, [first, second])
+    np.testing.assert_allclose(found, expected, atol=1e-12)
 
 
 @QUICK
 @given(grouped())
 def test_every_interval_is_inside_the_unit_interval_or_nan_with_a_reason(data):
     labels, scores, _, groups = data
-    found = [
-        intervals.cluster_bootstrap(labels, scores, groups, Bootstrap(draws=50)),
-        intervals.delong(labels, scores),
-        intervals.delong(labels, scores, logit=True),
-        intervals.interval(labels, scores, groups, Bootstrap(draws=50)),
-    ]
+    found = [intervals.cluster_bootstrap(labels, scores, groups, Bootstrap(draws=50)),
+             intervals.delong(labels, scores), intervals.delong(labels, scores, logit=True),
+             intervals.interval(labels, scores, groups, Bootstrap(draws=50))]
     for one in found:
         assert one.value == metrics.auc(labels, scores)
         if one.reason:
@@ -111,6 +107,14 @@ def test_a_weighted_auc_is_the_auc_of_the_repeated_rows(data, seed):
     for row, auc in zip(weights, found, strict=True):
         expected = metrics.auc(np.repeat(labels, row), np.repeat(scores, row))
         assert auc == pytest.approx(expected, abs=1e-12, nan_ok=True)
+
+
+def test_the_row_of_a_score_table_holds_the_interval_the_eer_and_the_counts():
+    labels, scores, groups = drawn(reals=10, fakes=40)
+    row = intervals.auc_row(pd.DataFrame({"label": labels, "score": scores, "group": groups}))
+    assert (row["AUC"], row["low"], row["high"]) == intervals.newcombe_of(labels, scores)[:3]
+    assert (row["interval"], row["reason"]) == ("Newcombe", "")
+    assert (row["EER"], row["reals"], row["fakes"]) == (metrics.eer(labels, scores), 10, 40)
 
 
 def test_rows_that_belong_together_make_the_interval_wider():
@@ -132,16 +136,12 @@ def test_the_primary_interval_is_newcombe_until_each_class_has_thirty_groups():
     assert perfect.kind == "Newcombe" and perfect.low < 1 == perfect.high
 
 
-@pytest.mark.parametrize(
-    ("labels", "scores", "groups", "reason"),
-    [
-        ([1, 1, 1], [0.1, 0.2, 0.3], [0, 1, 2], "only fake rows"),
-        ([0, 1, 1], [0.1, math.nan, 0.3], [0, 1, 2], "1 of 3 scores are NaN"),
-        ([0, 0, 1, 1], [0.1, 0.2, 0.3, 0.1], [0, 0, 1, 2], "real videos belong to fewer than two"),
-        ([0, 0, 1, 1], [0.1, 0.2, 0.3, 0.4], [0, 1, 2, 3], "no spread"),
-        ([0, 0, 1, 1], [0.5, 0.5, 0.5, 0.5], [0, 1, 2, 3], "no spread"),
-    ],
-)
+@pytest.mark.parametrize(("labels", "scores", "groups", "reason"), [
+    ([1, 1, 1], [0.1, 0.2, 0.3], [0, 1, 2], "only fake rows"),
+    ([0, 1, 1], [0.1, math.nan, 0.3], [0, 1, 2], "1 of 3 scores are NaN"),
+    ([0, 0, 1, 1], [0.1, 0.2, 0.3, 0.1], [0, 0, 1, 2], "real videos belong to fewer than two"),
+    ([0, 0, 1, 1], [0.1, 0.2, 0.3, 0.4], [0, 1, 2, 3], "no spread"),
+    ([0, 0, 1, 1], [0.5, 0.5, 0.5, 0.5], [0, 1, 2, 3], "no spread")])
 def test_a_bootstrap_without_support_is_nan_with_a_reason(labels, scores, groups, reason):
     found = intervals.cluster_bootstrap(labels, scores, groups, Bootstrap(draws=50))
     assert math.isnan(found.low) and reason in found.reason
@@ -163,11 +163,9 @@ def test_a_bootstrap_of_eleven_thousand_videos_takes_well_under_a_few_seconds():
     assert time.perf_counter() - start < 3  # about 0.4 s on a quiet machine
 
 
-@pytest.mark.parametrize(
-    ("auc", "reals", "fakes"),
-    [(0.8, 10, 100), (0.9, 10, 100), (0.95, 10, 100), (0.98, 10, 100)]
-    + [(0.8, 140, 140), (0.9, 140, 140), (0.95, 140, 140)],
-)
+@pytest.mark.parametrize(("auc", "reals", "fakes"), [
+    *[(auc, 10, 100) for auc in (0.8, 0.9, 0.95, 0.98)],
+    *[(auc, 140, 140) for auc in (0.8, 0.9, 0.95)]])
 def test_newcombe_covers_the_truth_in_94_to_98_of_100_samples(auc, reals, fakes):
     kinds = {name: KINDS[name] for name in ("Newcombe", "DeLong")}
     found = coverage(auc, reals, fakes, kinds, seed=7)["coverage"]
@@ -178,17 +176,17 @@ def test_newcombe_covers_the_truth_in_94_to_98_of_100_samples(auc, reals, fakes)
 
 
 @pytest.mark.parametrize("within", [0.0, 0.3])
-def test_the_cluster_bootstrap_keeps_its_level_with_seventy_pairs(within):
+def test_the_cluster_bootstrap_keeps_its_confidence_with_seventy_pairs(within):
     kinds = {"cluster bootstrap": KINDS["cluster bootstrap"]}
     found = coverage(0.9, 140, 140, kinds, repeats=400, within=within, seed=3)["coverage"]
     assert 0.93 <= found["cluster bootstrap"] <= 0.98
 
 
-def test_power_is_what_was_simulated_for_the_plan():
-    assert power.power(0.90, 0.95, 10, 100) == pytest.approx(0.19, abs=0.04)
-    assert power.power(0.90, 0.95, 28, 112) == pytest.approx(0.52, abs=0.05)
-    assert power.power(0.90, 0.95, 140, 560) > 0.98
-    assert power.power(0.90, 0.90, 140, 140) == pytest.approx(0.05, abs=0.025)
+@pytest.mark.parametrize(("first", "second", "reals", "fakes", "expected", "error"), [
+    (0.90, 0.95, 10, 100, 0.19, 0.04), (0.90, 0.95, 28, 112, 0.52, 0.05),
+    (0.90, 0.95, 140, 560, 1.0, 0.02), (0.90, 0.90, 140, 140, 0.05, 0.025)])
+def test_power_is_what_was_simulated_for_the_plan(first, second, reals, fakes, expected, error):
+    assert power.power(first, second, reals, fakes) == pytest.approx(expected, abs=error)
 
 
 @QUICK
@@ -221,13 +219,13 @@ def test_the_permutation_agrees_with_all_swaps_of_six_groups():
     assert found == pytest.approx(extreme / 64, abs=0.03)
 
 
-def test_a_permutation_does_not_mind_that_two_models_use_two_scales():
+def test_a_permutation_does_not_depend_on_the_scales_of_two_models():
     labels, scores, groups = drawn(fakes=40)
-    assert comparison.paired_permutation(labels, scores, 100 * scores - 7, groups,
-                                         Bootstrap(draws=200)) == 1
+    mapped = 100 * scores - 7
+    assert comparison.paired_permutation(labels, scores, mapped, groups, Bootstrap(draws=200)) == 1
 
 
-def test_two_models_far_apart_are_told_apart_and_two_equal_ones_never_called_equal():
+def test_two_models_far_apart_are_ordered_and_two_near_ones_are_never_called_equal():
     labels, scores, groups = drawn(reals=60, fakes=100, shift=2)
     noise = np.random.default_rng(5).normal(size=len(labels))
     far = comparison.compare(labels, scores, noise, groups)
@@ -239,8 +237,8 @@ def test_two_models_far_apart_are_told_apart_and_two_equal_ones_never_called_equ
 
 
 def test_the_detectable_difference_is_the_sum_of_two_quantiles():
-    assert comparison.detectable_difference(0.01) == pytest.approx((1.959964 + 0.841621) * 0.01,
-                                                                   abs=1e-8)
+    found = comparison.detectable_difference(0.01)
+    assert found == pytest.approx((1.959964 + 0.841621) * 0.01, abs=1e-8)
 
 
 def test_models_of_different_length_are_refused():
@@ -280,31 +278,28 @@ def test_folds_spread_each_class_evenly():
     assert np.bincount(fold[labels == 1]).tolist() == [20] * 5
 
 
-def equal_cells(seed, cells, correlation=0.8):
+def equal_models(seed, count, correlation=0.8):
     rng, (labels, _, groups) = np.random.default_rng(seed), drawn()
-    common, own = rng.normal(size=len(labels)), rng.normal(size=(cells, len(labels)))
+    common, own = rng.normal(size=len(labels)), rng.normal(size=(count, len(labels)))
     shift = 1.4657 * labels  # AUC 0.85
     return labels, np.sqrt(correlation) * common + np.sqrt(1 - correlation) * own + shift, groups
 
 
-def test_picking_the_best_of_equal_cells_is_optimistic_by_about_what_is_estimated():
+def test_picking_the_best_of_equal_models_is_optimistic_by_about_what_is_estimated():
     known = power.expected_optimism(27, 0.85, 10, 100, correlation=0.8)["optimism"]
-    estimates = [
-        power.optimism_of_best(*equal_cells(seed, 27), Bootstrap(draws=200))["optimism"]
-        for seed in range(20)
-    ]
+    estimates = [power.optimism_of_best(*equal_models(seed, 27), Bootstrap(draws=200))["optimism"]
+                 for seed in range(20)]
     assert known == pytest.approx(0.06, abs=0.01)
     assert np.mean(estimates) == pytest.approx(known, abs=0.02)
 
 
-def test_one_cell_has_no_optimism_and_one_class_has_a_reason():
-    assert power.expected_optimism(1, 0.85, 10, 100, correlation=0.8)["optimism"] == pytest.approx(
-        0, abs=0.01
-    )
-    labels, scores, groups = equal_cells(0, 1)
-    assert power.optimism_of_best(labels, scores, groups)["optimism"] == pytest.approx(0, abs=0.02)
-    assert ("only fake" in power.optimism_of_best(labels[labels == 1], scores[:, labels == 1],
-                                                  groups)["reason"])
+def test_one_model_has_no_optimism_and_one_class_has_a_reason():
+    known = power.expected_optimism(1, 0.85, 10, 100, correlation=0.8)["optimism"]
+    labels, scores, groups = equal_models(0, 1)
+    estimate = power.optimism_of_best(labels, scores, groups)["optimism"]
+    assert abs(known) <= 0.01 and abs(estimate) <= 0.02
+    fakes = power.optimism_of_best(labels[labels == 1], scores[:, labels == 1], groups)
+    assert "only fake" in fakes["reason"]
 
 
 MATRICES = {
