@@ -248,9 +248,8 @@ checks = [leakage.gaps(leakage.collect({name: trials}), fakes, bootstrap)
 missing = negative_controls.missing(pool.crops.all_frames)
 for fakes in both:
     rows = missing[missing.manipulation.isin(["real", fakes])]
-    found = intervals.interval(rows.label, rows.score, rows.group, bootstrap)._asdict()
-    found |= dict(model="lost frames only", fakes=fakes, design=leak_splits.REFERENCE)
-    checks.append(pd.DataFrame([found]).rename(columns={"value": "AUC"}))
+    names = dict(model="lost frames only", fakes=fakes, design=leak_splits.REFERENCE)
+    checks.append(pd.DataFrame([intervals.auc_row(rows, bootstrap) | names]))
 checks = pd.concat(checks)[["model", "design", "fakes", "AUC", "low", "high"]]
 holds = checks.low.le(0.5) & checks.high.ge(0.5)
 checks = checks.assign(holds_half=holds, design=checks.design.map(splits.mark))

@@ -213,8 +213,7 @@ run.save({"states": table.state.tolist(), "why": table.why.tolist(), "test": tab
 
 @pytest.fixture
 def home(tmp_path, monkeypatch):
-    """A study of two chapters: the second reads a sweep of the first; one of its three runs fails.
-    """
+    """A study of two chapters: the second reads a sweep of the first, of which one run fails."""
     for name in ("DATA", "CACHE", "RUNS", "NOTEBOOKS", "PARAMS"):
         (tmp_path / name.lower()).mkdir()
         monkeypatch.setenv(f"DFNB_{name}", str(tmp_path / name.lower()))

@@ -132,14 +132,14 @@ def _against(scores: pd.DataFrame, kind: str) -> pd.DataFrame:
 
 def _measured(test: pd.DataFrame, validation: pd.DataFrame, bootstrap: Bootstrap) -> dict:
     videos, checked = metrics.to_videos(test), metrics.to_videos(validation)
-    frame = intervals.cluster_bootstrap(test.label, test.score, test.group, bootstrap)
-    video = intervals.interval(videos.label, videos.score, videos.group, bootstrap)
+    frame = intervals.auc_row(test, bootstrap, intervals.cluster_bootstrap)
+    video = intervals.auc_row(videos, bootstrap)
     threshold = metrics.best_threshold(checked.label, checked.score)
     rates = metrics.at_threshold(videos.label, videos.score, threshold)
-    return {"frame_AUC": frame.value, "frame_low": frame.low, "frame_high": frame.high,
-            "video_AUC": video.value, "video_low": video.low, "video_high": video.high,
-            "EER": metrics.eer(videos.label, videos.score), "balanced": rates["balanced"],
-            "reals": int((videos.label == 0).sum()), "videos": int((videos.label == 1).sum())}
+    return {"frame_AUC": frame["AUC"], "frame_low": frame["low"], "frame_high": frame["high"],
+            "video_AUC": video["AUC"], "video_low": video["low"], "video_high": video["high"],
+            "EER": video["EER"], "balanced": rates["balanced"],
+            "reals": video["reals"], "videos": video["fakes"]}
 
 
 def differences(trials: Mapping, fakes: Sequence[str], bootstrap: Bootstrap = DEFAULT, *,
@@ -270,7 +270,7 @@ def describe(rows: pd.DataFrame) -> str:
     lines = []
     for (protocol, kind), some in rows.groupby(["protocol", "fakes"], sort=False):
         above, below = some["video_low"] > CONSTANT, some["video_high"] < CONSTANT
-        groups = {"above it": above, "below it": below, "not distinguished from it": ~(above | below)}
+        groups = {"above it": above, "below it": below, "undecided": ~(above | below)}
         text = "; ".join(f"{words} {', '.join(some.loc[which, 'model'])}"
                          for words, which in groups.items() if which.any())
         lines.append(f"- {protocol}, {kind} ({some.reals.iloc[0]} reals, {some.videos.iloc[0]} "

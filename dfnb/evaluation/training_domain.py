@@ -45,8 +45,8 @@ def learn(traits: pd.DataFrame, features: np.ndarray, unseen: np.ndarray,
     """Return the domain as plain JSON: ranges of `traits`, and the spread of the crops' features.
 
     `features` (n, dim) are those of the training crops, `unseen` (m, dim) those of the validation
-    crops, and `videos` (m,) numbers the video of each. Another video is compared with the distances of
-    the validation videos, because these were not trained on.
+    crops, and `videos` (m,) numbers the video of each. Another video is compared with the
+    distances of the validation videos, because these were not trained on.
     """
     space = _spread(features.astype(np.float64))
     known = sorted(pd.Series(distances(space, unseen) ** 2).groupby(videos).mean() ** 0.5)
