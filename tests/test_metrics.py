@@ -1,4 +1,4 @@
-"""Metrics against brute force, cases computed by hand, and data on which they have no value."""
+"""Test metrics against brute force, cases computed by hand, and data on which they are NaN."""
 
 import math
 
@@ -17,7 +17,7 @@ TWELFTHS = st.integers(0, 12).map(lambda step: step / 12)  # few values, so that
 
 @st.composite
 def labelled(draw):
-    """Labels and scores with both classes and many ties."""
+    """Draw labels and scores with both classes and many ties."""
     labels = [0, 1, *draw(st.lists(st.integers(0, 1), max_size=20))]
     return np.array(labels), np.array([draw(TWELFTHS) for _ in labels])
 
@@ -70,22 +70,20 @@ def test_eer_equals_brute_force(data):
 @QUICK
 @given(labelled())
 def test_best_threshold_reaches_the_largest_balanced_accuracy_there_is(data):
-    labels, scores = data
-    tried = [metrics.at_threshold(labels, scores, at)["balanced"] for at in [*scores, 2.0]]
-    chosen = metrics.best_threshold(labels, scores)
-    assert metrics.at_threshold(labels, scores, chosen)["balanced"] == pytest.approx(
-        max(tried), abs=1e-12)
+    tried = [metrics.at_threshold(*data, at)["balanced"] for at in [*data[1], 2.0]]
+    found = metrics.at_threshold(*data, metrics.best_threshold(*data))["balanced"]
+    assert found == pytest.approx(max(tried), abs=1e-12)
 
 
 def test_a_roc_worked_out_by_hand():
-    # fakes .9 .6 .6, reals .6 .2: at .6 two fakes and one real are tied
-    fpr, tpr, thresholds = metrics.roc([1, 1, 1, 0, 0], [0.9, 0.6, 0.6, 0.6, 0.2])
+    data = [1, 1, 1, 0, 0], [0.9, 0.6, 0.6, 0.6, 0.2]  # at .6 two fakes and one real are tied
+    fpr, tpr, thresholds = metrics.roc(*data)
     assert fpr.tolist() == [0, 0, 0.5, 1]
     assert tpr.tolist() == pytest.approx([0, 1 / 3, 1, 1])
     assert thresholds.tolist() == [np.inf, 0.9, 0.6, 0.2]
-    assert metrics.auc([1, 1, 1, 0, 0], [0.9, 0.6, 0.6, 0.6, 0.2]) == 5 / 6
+    assert metrics.auc(*data) == 5 / 6
     # FNR falls from 2/3 to 0 while FPR rises from 0 to 1/2: they meet at 2/7
-    assert metrics.eer([1, 1, 1, 0, 0], [0.9, 0.6, 0.6, 0.6, 0.2]) == pytest.approx(2 / 7)
+    assert metrics.eer(*data) == pytest.approx(2 / 7)
 
 
 def test_metrics_at_a_threshold_by_hand():
@@ -107,15 +105,11 @@ def test_the_constant_answer_on_ten_reals_and_a_hundred_fakes():
     assert math.isnan(found["MCC"])
 
 
-@pytest.mark.parametrize(
-    ("labels", "scores", "reason"),
-    [
-        ([1, 1], [0.1, 0.9], "only fake rows, no real ones"),
-        ([0, 0], [0.1, 0.9], "only real rows, no fake ones"),
-        ([0, 1], [0.1, math.nan], "1 of 2 scores are NaN"),
-        ([], [], "no rows"),
-    ],
-)
+@pytest.mark.parametrize(("labels", "scores", "reason"), [
+    ([1, 1], [0.1, 0.9], "only fake rows, no real ones"),
+    ([0, 0], [0.1, 0.9], "only real rows, no fake ones"),
+    ([0, 1], [0.1, math.nan], "1 of 2 scores are NaN"),
+    ([], [], "no rows")])
 def test_what_is_undefined_is_nan_with_a_reason_and_never_zero(labels, scores, reason):
     assert metrics.undefined(labels, scores) == reason
     for metric in (metrics.auc, metrics.eer, metrics.best_threshold):
@@ -128,8 +122,8 @@ def test_constant_scores_rank_nothing():
 
 
 def test_a_threshold_on_nan_scores_gives_nan():
-    assert all(
-        math.isnan(value) for value in metrics.at_threshold([0, 1], [math.nan, 0.5], 0.5).values())
+    found = metrics.at_threshold([0, 1], [math.nan, 0.5], 0.5)
+    assert np.isnan(list(found.values())).all()
 
 
 def test_labels_other_than_zero_and_one_are_refused():
@@ -138,43 +132,34 @@ def test_labels_other_than_zero_and_one_are_refused():
 
 
 def frames(rows):
-    return pd.DataFrame(
-        rows,
-        columns=["corpus", "manipulation", "video", "group", "split", "frame", "label", "score"])
+    names = ["corpus", "manipulation", "video", "group", "split", "frame", "label", "score"]
+    return pd.DataFrame(rows, columns=names)
 
 
-def test_videos_of_two_methods_with_one_name_stay_two_videos():
-    table = frames(
-        [
-            ["c", "FaceSwap", "000_003", 0, "test", 0, 1, 0.2],
-            ["c", "FaceSwap", "000_003", 0, "test", 5, 1, 0.4],
-            ["c", "NeuralTextures", "000_003", 0, "test", 0, 1, 0.9],
-        ]
-    )
-    videos = metrics.to_videos(table)
+def test_videos_of_two_manipulations_with_one_name_stay_two_videos():
+    videos = metrics.to_videos(frames([["c", "FaceSwap", "000_003", 0, "test", 0, 1, 0.2],
+                                       ["c", "FaceSwap", "000_003", 0, "test", 5, 1, 0.4],
+                                       ["c", "NeuralTextures", "000_003", 0, "test", 0, 1, 0.9]]))
     assert videos["score"].tolist() == pytest.approx([0.3, 0.9])
     assert videos["frames"].tolist() == [2, 1]
     assert videos.columns.tolist() == [
-        "corpus", "manipulation", "video", "group", "split", "label", "score", "frames",
-    ]  # fmt: skip
+        "corpus", "manipulation", "video", "group", "split", "label", "score", "frames"]
 
 
-def test_a_video_whose_frames_stand_in_two_parts_counts_in_each():
+def test_a_video_whose_frames_are_in_two_splits_counts_in_each():
     table = frames([["c", "real", "000", 0, "train", 0, 0, 0.2],
                     ["c", "real", "000", 0, "test", 1, 0, 0.4]])
-    assert metrics.to_videos(table).set_index("split")["score"].to_dict() == {
-        "test": 0.4, "train": 0.2
-    }
+    videos = metrics.to_videos(table)
+    assert dict(zip(videos.split, videos.score, strict=True)) == {"test": 0.4, "train": 0.2}
 
 
-@pytest.mark.parametrize(
-    ("how", "expected"), [("mean", 0.5), ("median", 0.4), ("max", 0.9), ("logit", 0.5337)]
-)
+@pytest.mark.parametrize(("how", "expected"),
+                         [("mean", 0.5), ("median", 0.4), ("max", 0.9), ("logit", 0.5337)])
 def test_the_ways_from_frames_to_a_video(how, expected):
     # the odds 1/4, 2/3 and 9 multiply to 3/2, whose cube root 1.1447 is the odds of the mean logit
     rows = [["c", "real", "0", 0, "test", at, 0, score] for at, score in enumerate((0.2, 0.4, 0.9))]
-    assert metrics.to_videos(frames(rows), how)["score"].iloc[0] == pytest.approx(
-        expected, abs=5e-5)
+    video = metrics.to_videos(frames(rows), how).iloc[0]
+    assert video.score == pytest.approx(expected, abs=5e-5)
 
 
 def test_a_video_with_two_labels_and_an_unknown_average_are_refused():

@@ -1,4 +1,4 @@
-"""Tables of several models on several splits, on scores whose results can be counted by hand."""
+"""Test the tables of several models on several splits, on scores counted by hand."""
 
 import numpy as np
 import pandas as pd
@@ -9,18 +9,14 @@ from dfnb.evaluation import tables
 from dfnb.evaluation.intervals import Bootstrap
 
 
-def score_table(model: str, split_seed: int, reals: list[float],
-                fakes: list[float]) -> pd.DataFrame:
-    """Two frames a video with the same score, the same videos in validation and in test."""
+def score_table(model, split_seed, reals, fakes):
+    """Return two frames a video of equal scores, with the same videos in validation and in test."""
     rows = [("real", f"{at:03d}", at, 0, score) for at, score in enumerate(reals)]
     rows += [("FaceSwap", f"{at:03d}_{at + 1:03d}", at, 1, score) for at, score in enumerate(fakes)]
     table = pd.DataFrame(rows, columns=["manipulation", "video", "group", "label", "score"]).assign(
         corpus="demo", model=model, split_seed=split_seed)
-    return pd.concat([
-        table.assign(split=split, frame=frame)
-        for split in ("validation", "test")
-        for frame in (0, 5)
-    ], ignore_index=True)
+    return pd.concat([table.assign(split=split, frame=frame)
+                      for split in ("validation", "test") for frame in (0, 5)], ignore_index=True)
 
 
 @pytest.fixture
@@ -33,7 +29,7 @@ def scores():
     ], ignore_index=True)
 
 
-def test_each_model_split_and_level_has_its_row(scores):
+def test_each_model_split_and_unit_has_its_row(scores):
     per_split = tables.by_split(scores)
     video = tables.chosen(per_split, "video").set_index(["model", "split_seed"])
     assert video.AUC["good", 0] == 1.0
@@ -61,14 +57,13 @@ def test_other_manipulations_are_tested_against_the_same_reals(scores):
     assert tables.by_manipulation(scores, []).empty
 
 
-def test_another_corpus_is_judged_by_the_threshold_from_home(scores):
+def test_another_corpus_is_tested_at_the_threshold_from_home(scores):
     foreign = score_table("good", 0, [0.1, 0.95], [0.8, 0.9, 0.2]).query("split == 'test'").assign(
         tested="else", corpus="c")
     row = tables.across(foreign, scores).iloc[0]
     assert row[["tested", "model", "reals", "fakes"]].tolist() == ["else", "good", 2, 3]
     assert pytest.approx(3 / 6) == row.AUC
-    # at home the threshold lies between .2 and .7
-    assert row.balanced == pytest.approx((1 / 2 + 2 / 3) / 2)
+    assert row.balanced == pytest.approx((1 / 2 + 2 / 3) / 2)  # threshold between .2 and .7
 
 
 def test_paired_differences_are_those_of_the_same_videos(scores):

@@ -58,8 +58,7 @@ def report(scores: pd.DataFrame, other: pd.DataFrame | None = None, bootstrap: B
     rows = []
     if len(videos) < len(test):
         rows += _rows("frame", test, validation, bootstrap)
-    judged = metrics.to_videos(validation) if len(validation) else validation
-    rows += _rows("video", videos, judged, bootstrap)
+    rows += _rows("video", videos, metrics.to_videos(validation), bootstrap)
     return {
         "table": pd.DataFrame(rows, columns=ROW),
         "intervals": _intervals(videos, bootstrap),
