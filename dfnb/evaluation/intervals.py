@@ -1,4 +1,4 @@
-"""Intervals of an AUC: the unit is the video, the cluster is the identity group.
+"""Compute intervals of an AUC: the unit is the video, the cluster is the identity group.
 
 Labels are 1 for fake and 0 for real. Where the data cannot support a bound, it is NaN with a
 reason, never an interval of width zero.
@@ -36,7 +36,7 @@ DEFAULT = Bootstrap()
 
 
 class Interval(NamedTuple):
-    """An estimate with its interval; `reason` says why a bound is NaN."""
+    """Hold an estimate with its interval; `reason` is why a bound is NaN, else empty."""
 
     value: float
     low: float

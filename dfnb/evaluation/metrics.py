@@ -1,4 +1,4 @@
-"""Metrics of one set of scores: AUC, EER, rates at a threshold, and frames averaged to videos.
+"""Compute AUC, EER and rates at a threshold of one set of scores; average frames to videos.
 
 Labels are 1 for fake and 0 for real. A score is the probability of fake, and score >= threshold
 says "fake". What is undefined on the data (one class only, NaN among the scores) is NaN, never 0.

@@ -1,4 +1,4 @@
-"""What a test set can show: the power of a comparison, and the optimism of picking the best model.
+"""Estimate the power of a comparison, and the optimism of picking the best model on the test set.
 
 The simulations draw binormal scores: reals around 0, fakes around sqrt(2) probit(AUC), with unit
 variance.
