@@ -99,7 +99,8 @@ def test_a_run_goes_from_missing_to_done(home, profile, folder):
 
 
 def test_a_notebook_may_pass_its_whole_namespace(home, profile):
-    run = start("03_x", profile, GIVEN | {"rank": 4, "other": 1, "profile": "p", "__builtins__": {}})
+    given = {"rank": 4, "other": 1, "profile": "p", "__builtins__": {}}
+    run = start("03_x", profile, GIVEN | given)
     assert run.config["parameters"] == GIVEN | {"rank": 4}
 
 
