@@ -258,26 +258,6 @@ def test_seed_spread_and_sampling_spread_are_two_numbers():
     assert math.isnan(comparison.seed_spread(labels, [scores], groups)["seed_sd"])
 
 
-@QUICK
-@given(grouped(), st.integers(2, 3), st.integers(0, 4))
-def test_folds_keep_groups_whole_and_test_every_row_once(data, folds, seed):
-    labels, _, _, groups = data
-    if len(set(groups)) < folds:
-        with pytest.raises(UserError, match="folds must be from 2"):
-            intervals.grouped_folds(labels, groups, folds, seed=seed)
-        return
-    fold = intervals.grouped_folds(labels, groups, folds, seed=seed)
-    assert set(fold) == set(range(folds))
-    assert all(len(set(fold[groups == group])) == 1 for group in set(groups))
-
-
-def test_folds_spread_each_class_evenly():
-    labels, _, groups = drawn(reals=20, fakes=100)
-    fold = intervals.grouped_folds(labels, groups, 5)
-    assert np.bincount(fold[labels == 0]).tolist() == [4] * 5
-    assert np.bincount(fold[labels == 1]).tolist() == [20] * 5
-
-
 def equal_models(seed, count, correlation=0.8):
     rng, (labels, _, groups) = np.random.default_rng(seed), drawn()
     common, own = rng.normal(size=len(labels)), rng.normal(size=(count, len(labels)))

@@ -196,7 +196,8 @@ def test_a_split_that_cannot_be_is_a_sentence(videos, protocol, options, sentenc
 def test_leaky_protocols_are_marked():
     assert splits.mark("video") == "video (leaky: scene and face)"
     assert splits.mark("identity") == "identity"
-    assert {"study", "frame", "video", "target"} == set(splits.LEAKY)
+    assert splits.mark("official") == "official (leaky: YouTube video of a few ids)"
+    assert {"study", "frame", "video", "target", "official"} == set(splits.LEAKY)
 
 
 def parts_of(videos, place):

@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 
 from dfnb import KEY, SPLITS, DataError, UserError
+from dfnb.data import folds as grouped
 from dfnb.data.identity import check_disjoint, identity_groups
 
 SHARES = (0.7, 0.2, 0.1)  # of training, validation and test in the study's real videos
@@ -20,6 +21,7 @@ LEAKY = {  # protocol -> the part of a test video that training may have seen
     "frame": "frames of the same video",
     "video": "scene and face",
     "target": "face of the source",
+    "official": "YouTube video of a few ids",
 }
 
 
@@ -29,7 +31,7 @@ class Given:
 
     `frames` is the frames table, for the protocol "frame"; `youtube` (id -> YouTube video) and
     `persons` (id -> person) join ids to identity groups; `lists` (split -> pairs of ids) is for the
-    official protocols.
+    official protocols; `fold` of `folds` is the test split of the protocol "cross".
     """
 
     seed: int = 0
@@ -39,6 +41,8 @@ class Given:
     youtube: Mapping[str, str] | None = None
     persons: Mapping[str, str] | None = None
     lists: Mapping[str, Sequence[Sequence[str]]] | None = None
+    folds: int = 5
+    fold: int = 0
 
 
 def split(videos: pd.DataFrame, protocol: str, *, seed: int = 0, **given) -> pd.DataFrame:
@@ -196,6 +200,16 @@ def identity(videos: pd.DataFrame, given: Given) -> pd.DataFrame:
     return _by_group(videos, _groups(videos, given), given.seed)
 
 
+def cross(videos: pd.DataFrame, given: Given) -> pd.DataFrame:
+    """Test one fold of whole identity groups, validate on the next, train on the others.
+
+    The folds depend on the seed alone, so that the `folds` splits test every video once.
+    """
+    ordered = videos.assign(group=_groups(videos, given)).sort_values(KEY)
+    fold = grouped.grouped_folds(ordered["label"], ordered["group"], given.folds, seed=given.seed)
+    return ordered[KEY].assign(split=grouped.roles(fold, given.fold, given.folds))
+
+
 def official(videos: pd.DataFrame, given: Given) -> pd.DataFrame:
     """Follow the lists of the data set; a fake needs target and source in the same split."""
     if given.lists is None:
@@ -224,9 +238,10 @@ def official_strict(videos: pd.DataFrame, given: Given) -> pd.DataFrame:
 
 PROTOCOLS: dict[str, Callable[[pd.DataFrame, Given], pd.DataFrame]] = {
     "study": study, "frame": frame, "video": video, "target": target, "pair": pair,
-    "identity": identity, "official": official, "official-strict": official_strict,
+    "identity": identity, "cross": cross, "official": official,
+    "official-strict": official_strict,
 }
-DISJOINT = ("pair", "identity", "official-strict")  # protocols that promise disjoint groups
+DISJOINT = ("pair", "identity", "cross", "official-strict")  # they promise disjoint groups
 
 
 def apportion(count: int, shares: Sequence[float]) -> np.ndarray:

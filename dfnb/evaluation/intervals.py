@@ -15,7 +15,6 @@ from scipy.special import expit
 from scipy.stats import norm
 from scipy.stats import t as student
 
-from dfnb import UserError
 from dfnb.evaluation import metrics
 
 ENOUGH_GROUPS = 30  # per class; from here on the cluster bootstrap is the primary interval
@@ -91,7 +90,7 @@ def delong(
         return Interval(value, NAN, NAN, kind, reason)
     half = float(norm.ppf((1 + confidence) / 2)) * error
     if logit:
-        return Interval(value, *_on_logit_scale(value, half), kind)
+        return Interval(value, *on_logit_scale(value, half), kind)
     return Interval(value, max(0.0, value - half), min(1.0, value + half), kind)
 
 
@@ -128,7 +127,7 @@ def cluster_bootstrap(
         return Interval(value, NAN, NAN, kind, reason)
     freedom = min(groups_per_class(labels, groups)) - 1
     quantile = float(student.ppf((1 + bootstrap.confidence) / 2, freedom))
-    return Interval(value, *_on_logit_scale(value, quantile * float(drawn.std(ddof=1))), kind)
+    return Interval(value, *on_logit_scale(value, quantile * float(drawn.std(ddof=1))), kind)
 
 
 def interval(
@@ -224,32 +223,6 @@ def too_few_groups(labels: ArrayLike, groups: ArrayLike) -> str:
     return ""
 
 
-def grouped_folds(
-    labels: ArrayLike, groups: ArrayLike, folds: int = 5, *, seed: int = 0
-) -> np.ndarray:
-    """Return a fold (n,) in 0..folds-1 per row; groups stay whole, classes are spread evenly.
-
-    Cross-fitting over the folds makes every video a test video once. Raises UserError for too few
-    groups.
-    """
-    labels = np.asarray(labels)
-    names, member = np.unique(np.asarray(groups), return_inverse=True)
-    if not 2 <= folds <= len(names):
-        raise UserError(
-            f"folds must be from 2 to the number of identity groups ({len(names)}), got {folds}")
-    sizes = np.stack([np.bincount(member, labels == label, len(names)) for label in (0, 1)], axis=1)
-    order = np.random.default_rng(seed).permutation(len(names))  # large first, ties at random
-    order = order[np.argsort(-sizes[order].sum(axis=1), kind="stable")]
-    share = np.maximum(sizes.sum(axis=0), 1)
-    fold, filled = np.zeros(len(names), int), np.zeros((folds, 2))
-    for group in order:
-        burden = (filled / share) @ (sizes[group] / share) + 1e-9 * filled.sum(axis=1)
-        burden[filled.any(axis=1)] += (~filled.any(axis=1)).any() * folds  # no fold stays empty
-        fold[group] = np.argmin(burden)
-        filled[fold[group]] += sizes[group]
-    return fold[member]
-
-
 def _score_bound(
     auc: np.ndarray, positives: np.ndarray, negatives: np.ndarray, z: float
 ) -> np.ndarray:
@@ -266,7 +239,7 @@ def _score_bound(
     return (low + high) / 2
 
 
-def _on_logit_scale(value: float, half: float) -> tuple[float, float]:
+def on_logit_scale(value: float, half: float) -> tuple[float, float]:
     """Return value -+ half, computed on the logit scale so that the bounds stay inside (0, 1)."""
     centre, half = np.log(value / (1 - value)), half / (value * (1 - value))
     return float(expit(centre - half)), float(expit(centre + half))
@@ -284,3 +257,15 @@ def _draw(rng: np.random.Generator, count: int, groups: int) -> np.ndarray:
     picked = rng.integers(0, groups, (count, groups)) + groups * np.arange(count)[:, None]
     drawn = np.bincount(picked.ravel(), minlength=count * groups)
     return drawn.reshape(count, groups).astype(float)
+
+
+def group_weights(groups: ArrayLike, draws: int, rng: np.random.Generator, fewer: int = 0
+                  ) -> np.ndarray:
+    """Return how often each row is drawn when whole groups are, (draws, rows).
+
+    A draw takes as many groups as there are, less `fewer`. With one group fewer, the variance of a
+    mean over the draws is unbiased for a stratum of few groups (Rao and Wu, 1988, JASA 83:231).
+    """
+    names, member = np.unique(np.asarray(groups), return_inverse=True)
+    share = np.full(len(names), 1 / len(names))
+    return rng.multinomial(len(names) - fewer, share, draws)[:, member].astype(float)

@@ -215,9 +215,8 @@ def _logits(wide: pd.DataFrame) -> pd.DataFrame:
 
 def _weights(groups: Sequence, bootstrap: Bootstrap) -> np.ndarray:
     """Return how often each row is drawn when whole groups are, (draws, rows)."""
-    names, member = np.unique(np.asarray(groups), return_inverse=True)
-    rng, share = np.random.default_rng(bootstrap.seed), np.full(len(names), 1 / len(names))
-    return rng.multinomial(len(names), share, bootstrap.draws)[:, member].astype(float)
+    rng = np.random.default_rng(bootstrap.seed)
+    return intervals.group_weights(groups, bootstrap.draws, rng)
 
 
 def _aucs(wide: pd.DataFrame, weights: np.ndarray) -> np.ndarray:

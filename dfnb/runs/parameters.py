@@ -13,7 +13,7 @@ from dfnb.runs.notebooks import code_cells
 
 KINDS = {int: "an integer", float: "a number", str: "a text", bool: "true or false"}
 CHOICES = {
-    "protocol": ("study", "frame", "video", "target", "pair", "identity", "official",
+    "protocol": ("study", "frame", "video", "target", "pair", "identity", "cross", "official",
                  "official-strict"),
     "features": ("projected", "pooled"),
 }
