@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 from scipy.stats import norm
 
-from dfnb.evaluation import intervals
+from dfnb.evaluation import cross_fitting, intervals
 from dfnb.evaluation.intervals import Bootstrap, Interval
 
 KINDS: dict[str, Callable[..., Interval]] = {
@@ -52,12 +52,49 @@ def coverage(auc: float, reals: int, fakes: int, kinds: Mapping[str, Callable] =
     return pd.DataFrame(rows).groupby("kind", sort=False).mean()
 
 
+def cross_fitted(groups: int, folds: int = 5, *, first: float = 0.8, second: float = 0.75,
+                 within: float = 0.0, spread: float = 1.0, repeats: int = 1000, seed: int = 0
+                 ) -> pd.Series:
+    """Return how often the intervals of an AUC and of a difference hold the true value.
+
+    Every identity group has two reals and two fakes. The scores of two detectors correlate by 0.7,
+    and those of a fold have an offset in common.
+    """
+    rng = np.random.default_rng(seed)
+    group = np.tile(np.repeat(np.arange(groups), 2), 2)
+    labels = np.repeat([0, 1], 2 * groups)
+    key = {"corpus": "c", "manipulation": labels.astype(str), "video": np.arange(4 * groups)}
+    videos = pd.DataFrame({**key, "label": labels, "group": group, "fold": group % folds})
+
+    def noise() -> np.ndarray:
+        shared = rng.standard_normal(groups)[group]
+        return np.sqrt(within) * shared + np.sqrt(1 - within) * rng.standard_normal(len(group))
+
+    rows = []
+    for _ in range(repeats):
+        common, offset = noise(), rng.standard_normal(folds)[group % folds]
+        tables = []
+        for auc in (first, second):
+            value, shift = np.sqrt(0.7) * common + np.sqrt(0.3) * noise(), norm.ppf(auc)
+            score = np.where(labels == 1, value + np.sqrt(1 + spread**2) * shift, spread * value)
+            tables.append(videos.assign(score=score + offset))
+        bootstrap = Bootstrap(draws=300)
+        auc = cross_fitting.auc(tables[0], bootstrap)
+        gap = cross_fitting.difference(*tables, bootstrap)
+        rows.append({"AUC": auc.low <= first <= auc.high,
+                     "difference": gap.low <= first - second <= gap.high})
+    return pd.DataFrame(rows).mean()
+
+
 def main() -> None:
     """Print the coverage for few and many reals, within groups and with unequal spreads."""
-    for reals, fakes in ((10, 100), (50, 50), (140, 140)):
-        for options in ({}, {"within": 0.3}, {"spread": 2.5}):
+    for options in ({}, {"within": 0.3}, {"within": 0.3, "spread": 2.5}):
+        for reals, fakes in ((10, 100), (50, 50), (140, 140)):
             print(f"AUC 0.8, {reals} reals, {fakes} fakes, {options or 'equal spread'}")
             print(coverage(0.8, reals, fakes, **options).to_string(), "\n")
+        for groups in (10, 50, 100):
+            print(f"cross-fitted, {groups} groups in 5 folds, {options or 'equal spread'}")
+            print(cross_fitted(groups, **options).to_string(), "\n")
 
 
 if __name__ == "__main__":

@@ -1,0 +1,113 @@
+"""AUC, rates and differences of cross-fitted detectors, with intervals over identity groups.
+
+The scores of different folds come from different detectors and have offsets, so that they cannot be
+ranked together. A statistic is therefore computed within each fold. An AUC is averaged by the
+folds' pairs of a real and a fake. The interval draws whole identity groups within the folds and
+keeps the fitted detectors: it does not cover another draw of the folds or another training seed,
+whose spread is a second number.
+"""
+
+from collections.abc import Callable
+
+import numpy as np
+import pandas as pd
+from scipy.stats import t as student
+
+from dfnb import KEY, UserError
+from dfnb.evaluation import intervals, metrics
+from dfnb.evaluation.intervals import DEFAULT, NAN, Bootstrap, Interval
+
+LEAST_FREEDOM = 5  # from here on, `tools.coverage` finds that 93 % or more hold the true value
+Statistic = Callable[[np.ndarray], np.ndarray]  # weights (draws, videos) -> values (draws,)
+
+
+def auc(videos: pd.DataFrame, bootstrap: Bootstrap = DEFAULT) -> Interval:
+    """Return the AUC within folds, averaged by real x fake pairs, with its interval.
+
+    `videos` holds one row per tested video with fold, group, label and score.
+    """
+    return _interval(videos, _auc(videos, "score"), bootstrap, bounded=True)
+
+
+def difference(first: pd.DataFrame, second: pd.DataFrame, bootstrap: Bootstrap = DEFAULT
+               ) -> Interval:
+    """Return AUC(first) - AUC(second) of two detectors that were fitted on the same folds.
+
+    Raises UserError where the tables do not hold the same videos in the same folds.
+    """
+    key = [*KEY, "fold", "group", "label"]
+    both = first.merge(second, on=key, suffixes=("", "_other"), validate="one_to_one")
+    if not len(both) == len(first) == len(second):
+        raise UserError(f"a difference within folds needs the same videos in the same folds; of "
+                        f"{len(first)} and {len(second)} videos {len(both)} are in both")
+    of_first, of_second = _auc(both, "score"), _auc(both, "score_other")
+    return _interval(both, lambda weights: of_first(weights) - of_second(weights), bootstrap)
+
+
+def rate(videos: pd.DataFrame, name: str, bootstrap: Bootstrap = DEFAULT) -> Interval:
+    """Return a rate of `metrics.RATES` over all folds, each at the threshold of its detector.
+
+    `videos` holds fold, group, label, score and `threshold`, which validation chose.
+    """
+    labels = videos["label"].to_numpy() == 1
+    answers = (videos["score"] >= videos["threshold"]).to_numpy()
+    cells = np.stack([answers & labels, answers & ~labels, ~answers & labels, ~answers & ~labels])
+
+    def of(weights: np.ndarray) -> np.ndarray:
+        counts = weights @ cells.T.astype(float)  # (draws, TP FP FN TN)
+        return np.array([metrics.from_counts(*row)[name] for row in counts])
+
+    return _interval(videos, of, bootstrap)
+
+
+def _auc(videos: pd.DataFrame, column: str) -> Statistic:
+    """Return the statistic: AUC within each fold, averaged by weighted pairs."""
+    labels, scores = videos["label"].to_numpy(), videos[column].to_numpy(float)
+    folds = [np.flatnonzero(videos["fold"] == fold) for fold in sorted(set(videos["fold"]))]
+    of_fold = [intervals.weighted_auc(labels[rows], scores[rows]) for rows in folds]
+
+    def of(weights: np.ndarray) -> np.ndarray:
+        values = np.stack([auc(weights[:, rows])
+                           for auc, rows in zip(of_fold, folds, strict=True)])
+        pairs = np.stack([weights[:, rows[labels[rows] == 1]].sum(axis=1)
+                          * weights[:, rows[labels[rows] == 0]].sum(axis=1) for rows in folds])
+        wins = np.where(pairs > 0, np.nan_to_num(values) * pairs, 0.0).sum(axis=0)
+        total = pairs.sum(axis=0)  # a fold without a class in a draw has no pairs
+        return np.divide(wins, total, out=np.full(len(total), NAN), where=total > 0)
+
+    return of
+
+
+def _interval(videos: pd.DataFrame, statistic: Statistic, bootstrap: Bootstrap,
+              bounded: bool = False) -> Interval:
+    """Return a statistic with Student's interval on the deviation over draws of whole groups.
+
+    The degrees of freedom are the identity groups of the rarer class less the folds. A bounded
+    statistic gets its interval on the logit scale.
+    """
+    kind, value = "groups within folds", float(statistic(np.ones((1, len(videos))))[0])
+    least = min(intervals.groups_per_class(videos["label"], videos["group"]))
+    freedom = least - videos["fold"].nunique()
+    if freedom < LEAST_FREEDOM or videos.groupby("fold")["group"].nunique().min() < 2:
+        reason = (f"{least} identity groups of the rarer class in {videos['fold'].nunique()} folds "
+                  f"are too few: {LEAST_FREEDOM} more groups than folds are needed, two in a fold")
+        return Interval(value, NAN, NAN, kind, reason)
+    drawn = statistic(_weights(videos, bootstrap))
+    deviation = float(np.nanstd(drawn, ddof=1))
+    if not deviation > 0 or (bounded and value in (0, 1)):
+        reason = "all draws have the same value, so the bootstrap shows no spread"
+        return Interval(value, NAN, NAN, kind, reason)
+    half = float(student.ppf((1 + bootstrap.confidence) / 2, freedom)) * deviation
+    if bounded:
+        return Interval(value, *intervals.on_logit_scale(value, half), kind)
+    return Interval(value, value - half, value + half, kind)
+
+
+def _weights(videos: pd.DataFrame, bootstrap: Bootstrap) -> np.ndarray:
+    """Return how often each video is drawn (draws, videos), one group fewer than its fold has."""
+    rng, weights = np.random.default_rng(bootstrap.seed), np.zeros((bootstrap.draws, len(videos)))
+    for fold in sorted(set(videos["fold"])):
+        rows = np.flatnonzero(videos["fold"] == fold)
+        groups = videos["group"].to_numpy()[rows]
+        weights[:, rows] = intervals.group_weights(groups, bootstrap.draws, rng, fewer=1)
+    return weights

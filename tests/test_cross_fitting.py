@@ -1,0 +1,80 @@
+"""Statistics of cross-fitted detectors: by hand, by properties, and by coverage in simulation."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from dfnb import UserError
+from dfnb.evaluation import cross_fitting, metrics
+from dfnb.evaluation.intervals import Bootstrap
+from tools.coverage import cross_fitted
+
+FEW = Bootstrap(draws=200)
+
+
+def videos(groups=20, folds=4, seed=0, shift=1.0) -> pd.DataFrame:
+    """Return two reals and two fakes of each identity group, with binormal scores."""
+    rng, group = np.random.default_rng(seed), np.tile(np.repeat(np.arange(groups), 2), 2)
+    label = np.repeat([0, 1], 2 * groups)
+    return pd.DataFrame({"corpus": "c", "manipulation": np.where(label, "FaceSwap", "real"),
+                         "video": np.arange(4 * groups).astype(str), "label": label,
+                         "group": group, "fold": group % folds,
+                         "score": rng.standard_normal(4 * groups) + shift * label})
+
+
+def test_folds_count_by_their_pairs_of_a_real_and_a_fake():
+    table = pd.DataFrame({  # AUC 1 of 2 pairs, AUC 0.5 of 4 pairs
+        "fold": [0] * 3 + [1] * 4, "label": [0, 1, 1, 0, 0, 1, 1], "group": range(7),
+        "score": [0.1, 0.2, 0.3, 0.4, 0.6, 0.5, 0.5]})
+    found = cross_fitting.auc(table, FEW)
+    assert found.value == pytest.approx((2 * 1 + 4 * 0.5) / 6)
+    assert np.isnan(found.low) and "are too few" in found.reason
+
+
+def test_in_one_fold_it_is_the_plain_auc():
+    table = videos(folds=1)
+    found = cross_fitting.auc(table, FEW)
+    assert found.value == pytest.approx(metrics.auc(table.label, table.score))
+    assert 0 < found.low < found.value < found.high < 1
+
+
+def test_offsets_between_folds_change_nothing_here_and_lower_the_pooled_auc():
+    table = videos()
+    moved = table.assign(score=table.score + 3 * table.fold)
+    assert cross_fitting.auc(moved, FEW)[:3] == pytest.approx(cross_fitting.auc(table, FEW)[:3])
+    assert metrics.auc(moved.label, moved.score) < metrics.auc(table.label, table.score) - 0.1
+
+
+def test_a_difference_is_paired_and_turns_its_sign():
+    first, second = videos(shift=2.0), videos(shift=0.5)  # the same noise
+    there, back = (cross_fitting.difference(*pair, FEW) for pair in
+                   ((first, second), (second, first)))
+    of_each = [cross_fitting.auc(table, FEW).value for table in (first, second)]
+    assert there.value == pytest.approx(of_each[0] - of_each[1])
+    assert back[:3] == pytest.approx((-there.value, -there.high, -there.low))
+    unpaired = cross_fitting.difference(first, videos(seed=1, shift=0.5), FEW)
+    assert there.high - there.low < unpaired.high - unpaired.low
+    same = cross_fitting.difference(first, first, FEW)
+    assert same.value == 0 and np.isnan(same.low) and "no spread" in same.reason
+
+
+def test_other_videos_or_folds_are_refused():
+    table = videos()
+    for other in (table.iloc[1:], table.assign(fold=(table.fold + 1) % 4)):
+        with pytest.raises(UserError, match="the same videos in the same folds"):
+            cross_fitting.difference(table, other, FEW)
+
+
+@pytest.mark.parametrize("name", metrics.RATES)
+def test_a_rate_counts_each_video_at_the_threshold_of_its_fold(name):
+    table = videos().assign(threshold=lambda rows: 0.2 * rows.fold)
+    found = cross_fitting.rate(table, name, FEW)
+    answers = (table.score >= table.threshold).astype(float)
+    assert found.value == pytest.approx(metrics.at_threshold(table.label, answers, 0.5)[name])
+    assert found.low < found.value < found.high
+
+
+@pytest.mark.parametrize("groups", [10, 50])
+def test_the_intervals_cover_the_true_values_of_fitted_detectors(groups):
+    found = cross_fitted(groups, within=0.3, repeats=300, seed=4)
+    assert found.between(0.93, 0.99).all()
