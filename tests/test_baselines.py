@@ -72,7 +72,7 @@ def test_sharpness_is_the_log_variance_of_the_laplacian(cued):
 def test_sharpness_finds_blurred_fakes_and_nothing_in_equal_ones(clip, cued):
     def blurred(view):
         images = [cv2.GaussianBlur(image, (0, 0), 0.6) if label else image
-                  for image, label in zip(view.images(), view.labels, strict=True)]  # fmt: skip
+                  for image, label in zip(view.images(), view.labels, strict=True)]
         return CropView.of_arrays(np.array(images), view.frames)
 
     train, validation, test = (blurred(view) for view in cued)

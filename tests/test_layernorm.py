@@ -73,7 +73,7 @@ def test_the_loss_adds_the_weighted_terms(clip, pixels):
     with torch.no_grad():
         plain, spread, pull = (layernorm.spherical_loss(model, pixels, labels, uniform=a,
                                                         align=b)[0]
-                               for a, b in ((0, 0), (0.5, 0), (0, 0.1)))  # fmt: skip
+                               for a, b in ((0, 0), (0.5, 0), (0, 0.1)))
         features = model.pool(pixels)
     torch.testing.assert_close(spread - plain, 0.5 * layernorm.uniformity(features), atol=1e-5,
                                rtol=0)
