@@ -20,8 +20,7 @@ def store(cued):
     table = pd.DataFrame({
         "corpus": "noise", "manipulation": np.repeat(["real", "real", "grid", "grid"], 4),
         "video": np.repeat(list("abcd"), 4), "label": np.repeat([0, 0, 1, 1], 4),
-        "frame": list(range(4)) * 4, "row": [0, 1, 2, 3, 0, -1, 1, 2, -1, -1, 0, 1, 0, -1, -1, -1]
-    })
+        "frame": list(range(4)) * 4, "row": [0, 1, 2, 3, 0, -1, 1, 2, -1, -1, 0, 1, 0, -1, -1, -1]})
     kept = table[table.row >= 0].reset_index(drop=True)
     return replace(cued[0].select(np.arange(len(kept))), frames=kept, all_frames=table)
 

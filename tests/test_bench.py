@@ -10,8 +10,7 @@ from tools.bench import measure, page, parts, plain
 
 OPTIONS = {
     "rank": 2, "alpha": 4, "dropout": 0.0, "blocks": 1, "learning_rate": 1e-3, "batch": 16,
-    "epochs": 2
-}
+    "epochs": 2}
 
 
 def test_operations_of_a_product_are_counted_by_hand():
@@ -75,23 +74,19 @@ def test_the_page_says_by_how_much_a_target_is_missed_and_names_the_hardware():
     use["clip"] = "ViT-B/32 size, random weights"
     run = {
         "clip": "tiny", "options": OPTIONS, "crops": 96, "prefix_seconds": 0.5, "ratio": 2.4,
-        "loss": {"difference": 0.5, "half":
-                 0.1}, "ours": {"seconds": [1.0], "losses": [0.6], "steps":
-                                [12]}, "plain": {"seconds": [2.4], "losses": [0.1], "steps": [12]}
-    }
+        "loss": {"difference": 0.5, "half": 0.1},
+        "ours": {"seconds": [1.0], "losses": [0.6], "steps": [12]},
+        "plain": {"seconds": [2.4], "losses": [0.1], "steps": [12]}}
     one = {
         "height": None, "frames": 3, "ours": 40.0, "plain": 10.0, "ratio": 4.0, "IoU": 0.95,
-        "compared": 3
-    }
+        "compared": 3}
     grew = {"frames": 8, "crops": 10, "crop_seconds": 1.0, "train_seconds": 1.0, "memory": 100.0}
     text = page.render({
-        "hardware": "a machine", "peak": 100.0, "one_run": [run], "utilisation": [use], "crops":
-        [one], "gpu": [], "grid": {
-            "options": {"rank": 8}, "cells": 27, "ours": 90.0, "plain": [30.0, 33.0, 31.0], "ratio":
-            9.3
-        }, "growth": [grew, grew | {"crops": 40, "crop_seconds": 7.0, "memory": 110.0}], "start_up":
-        {"fresh": [8.0], "forked": [1.0]}
-    })
+        "hardware": "a machine", "peak": 100.0, "one_run": [run], "utilisation": [use],
+        "crops": [one], "gpu": [], "start_up": {"fresh": [8.0], "forked": [1.0]},
+        "grid": {"options": {"rank": 8}, "cells": 27, "ours": 90.0, "plain": [30.0, 33.0, 31.0],
+                 "ratio": 9.3},
+        "growth": [grew, grew | {"crops": 40, "crop_seconds": 7.0, "memory": 110.0}]})
     assert "CPU figures: a machine." in text
     assert ("tiny, 1 blocks: 2.40 times as fast, **20% below the target** of 3; what bounds it, "
             "in our reading:") in text

@@ -18,8 +18,7 @@ SHAPES = {  # width, heads, MLP, patch, pixels, joint space; width and heads of 
     "B/32": (768, 12, 3072, 32, 224, 512, 512, 8),
     "B/16": (768, 12, 3072, 16, 224, 512, 512, 8),
     "L/14": (1024, 16, 4096, 14, 224, 768, 768, 12),
-    "L/14-336": (1024, 16, 4096, 14, 336, 768, 768, 12),
-}
+    "L/14-336": (1024, 16, 4096, 14, 336, 768, 768, 12)}
 MEAN, STD = [0.48145466, 0.4578275, 0.40821073], [0.26862954, 0.26130258, 0.27577711]
 AS_OF_2021 = {"crop_size": 64, "do_center_crop": True, "do_normalize": True, "do_resize": True,
               "size": 64, "feature_extractor_type": "CLIPFeatureExtractor", "image_mean": MEAN,
@@ -138,8 +137,7 @@ def test_a_checkpoint_of_2021_is_the_same_model(clip, copy):
      "mismatched: .*visual_projection.weight"),
     (lambda tensors: tensors | {"junk.weight": torch.zeros(2)}, "unexpected: junk.weight"),
     (lambda tensors: {key: value for key, value in tensors.items() if key != "logit_scale"},
-     "missing: logit_scale"),
-])
+     "missing: logit_scale")])
 def test_keys_and_shapes_that_are_not_clips_are_listed(copy, edit, message):
     change_weights(copy, edit)
     with pytest.raises(UserError, match=message):
@@ -161,8 +159,7 @@ def vision(**changes):
     ("preprocessor_config.json", lambda config: AS_OF_2021 | {"image_std": [1, 1, 0]},
      r"image_std must be three positive numbers, got \[1, 1, 0\]"),
     ("preprocessor_config.json", lambda config: AS_OF_2021 | {"resample": 2},
-     "resizes by PIL's filter 2; dfnb supports only CLIP's own, 3"),
-])
+     "resizes by PIL's filter 2; dfnb supports only CLIP's own, 3")])
 def test_settings_that_make_no_sense_are_one_sentence(copy, file, edit, message):
     change_json(copy, file, edit)
     with pytest.raises(UserError, match=message):
@@ -171,8 +168,7 @@ def test_settings_that_make_no_sense_are_one_sentence(copy, file, edit, message)
 
 @pytest.mark.parametrize(("file", "content", "message"), [
     ("preprocessor_config.json", b"{", "preprocessor_config.json cannot be read as JSON"),
-    ("model.safetensors", b"not tensors", "the CLIP checkpoint .* cannot be read"),
-])
+    ("model.safetensors", b"not tensors", "the CLIP checkpoint .* cannot be read")])
 def test_a_damaged_file_is_one_sentence(copy, file, content, message):
     (copy / file).write_bytes(content)
     with pytest.raises(UserError, match=message):
@@ -233,8 +229,7 @@ def test_a_hub_name_is_looked_up_locally_first_and_then_downloaded(asked):
 @pytest.mark.parametrize(("name", "revision"), [
     ("openai/clip-vit-base-patch16", checkpoints.REVISIONS["openai/clip-vit-base-patch16"]),
     ("openai/clip-vit-base-patch16@main", "main"),
-    ("owner/unknown", "main"),
-])
+    ("owner/unknown", "main")])
 def test_a_checkpoint_that_is_nowhere_names_its_revision_and_the_way_out(name, revision, asked):
     repository = name.partition("@")[0]
     message = (rf"{name}' was not found: revision {revision} is neither in .*huggingface.* nor "

@@ -78,8 +78,7 @@ def failing(error: BaseException):
     (["-p", "rank", "16", "-p", "alpha", "32"], {"rank": 16, "alpha": 32.0}),
     (["-p", "rank=16", "-p", "alpha", "1.5"], {"rank": 16, "alpha": 1.5}),
     (["-p", "note", "a=b", "-p", "fast", "False"], {"note": "a=b", "fast": False}),
-    ([], {}),
-])
+    ([], {})])
 def test_parameters_are_read_in_their_declared_types(given, parameters, monkeypatch, notebook):
     calls = []
     monkeypatch.setattr(notebooks, "find", lambda name: notebook)
@@ -108,8 +107,7 @@ def test_pair_prints_what_it_wrote(monkeypatch, tmp_path, capsys, notebook):
 
 def test_the_status_is_a_line_per_chapter_and_per_sweep(monkeypatch, capsys):
     rows = [{"notebook": "01_a", "state": "done", "why": "", "seconds": "12"}, {
-        "notebook": "02_b", "state": "stale", "why": "crops.margin was 1.3, is 1.4", "seconds": ""
-    }]
+        "notebook": "02_b", "state": "stale", "why": "crops.margin was 1.3, is 1.4", "seconds": ""}]
     runs = [{"run": "rank4-0", "state": "failed", "why": "diverged: the loss is nan"},
             {"run": "rank5-1", "state": "done", "why": ""}]
     monkeypatch.setattr(study, "status", lambda profile: rows)

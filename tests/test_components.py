@@ -18,8 +18,7 @@ from dfnb.models.encoder import enter
 T = 4  # frames a clip
 SMALL = {
     "frames_per_clip": T, "hidden": 8, "epochs": 12, "batch": 8, "learning_rate": 3e-3,
-    "patience": None
-}
+    "patience": None}
 
 
 def views(make, videos: int = 40) -> tuple[CropView, ...]:
@@ -35,8 +34,7 @@ def views(make, videos: int = 40) -> tuple[CropView, ...]:
         images.append(make(frames, at % 2, generator))
         key = {
             "corpus": "noise", "manipulation": "fake" if at % 2 else "real", "video": f"{at:03d}",
-            "label": at % 2
-        }
+            "label": at % 2}
         rows += [key | {"target": f"{at // 2:03d}", "frame": frame} for frame in range(T)]
     whole = CropView.of_arrays(
         np.clip(np.concatenate(images), 0, 255).astype(np.uint8), pd.DataFrame(rows))
@@ -78,8 +76,7 @@ def decoder(clip):
 def test_a_clip_is_consecutive_frames_of_one_video():
     frames = pd.DataFrame({
         "corpus": "c", "manipulation": "m", "video": list("aabbbbbbba"),
-        "frame": [1, 2, *range(7), 0]
-    })
+        "frame": [1, 2, *range(7), 0]})
     clips = footage.clips_of(frames, 3)
     # the last clip overlaps, a short video is stretched
     assert clips.tolist() == [[9, 0, 1], [2, 3, 4], [5, 6, 7], [6, 7, 8]]

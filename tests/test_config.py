@@ -40,8 +40,7 @@ def test_values_keep_their_types(write):
     write(GOOD)
     profile = config.load("mine")
     assert profile.notebooks["03_lora_training"] == {
-        "rank": 16, "dropout": 0.1, "note": "text", "fast": True
-    }
+        "rank": 16, "dropout": 0.1, "note": "text", "fast": True}
     assert type(profile.notebooks["03_lora_training"]["fast"]) is bool
     assert profile.corpus.videos_per_class is None
     assert profile.crops.margin == 1.3
@@ -115,16 +114,14 @@ def test_layout_lists_and_test_corpora_are_settings_and_a_new_test_corpus_concer
     profile = config.load("mine")
     assert profile.corpus.index == {
         "layout": "ffpp-flat", "compression": "c40", "manipulations": ["Deepfakes"],
-        "videos_per_class": None, "videos": {}
-    }
+        "videos_per_class": None, "videos": {}}
     assert [str(path)
             for path in profile.corpus.known] == [str(files.ROOT / "my lists"), "/who.csv"]
     write(GOOD + "test_corpora: [{root: data/celeb, layout: celeb-df}]")
     other = config.load("mine").test_corpora[0]
     assert other.folder == files.ROOT / "data" / "celeb"
     assert other.index == {
-        "layout": "celeb-df", "compression": "c23", "manipulations": None, "videos_per_class": None
-    }
+        "layout": "celeb-df", "compression": "c23", "manipulations": None, "videos_per_class": None}
     assert "test_corpora" not in config.load("mine").settings
 
 

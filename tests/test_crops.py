@@ -199,8 +199,7 @@ def test_a_broken_video_gives_one_row_with_its_reason(videos, build, tmp_path):
     assert view.losses().values.tolist() == [
         ["real", "no face", 1, 1, pytest.approx(1 / 12)],
         ["real", "kept", 1, 3, pytest.approx(3 / 12)],
-        ["real", "unreadable", 2, 8, pytest.approx(8 / 12)],
-    ]
+        ["real", "unreadable", 2, 8, pytest.approx(8 / 12)]]
 
 
 def test_the_loss_of_a_vanished_video_is_not_stored(videos, build, tmp_path):

@@ -24,8 +24,7 @@ def files(folder: Path) -> dict[str, bytes]:
     return {
         str(path.relative_to(folder)): path.read_bytes()
         for path in folder.rglob("*")
-        if path.is_file()
-    }
+        if path.is_file()}
 
 
 def frames(path: Path) -> np.ndarray:
@@ -55,8 +54,7 @@ def test_the_layout_is_the_official_one_with_closed_pairs(corpus):
     fakes = {
         f"manipulated_sequences/{kind}/c23/videos/{pair}.mp4"
         for kind in KINDS
-        for pair in pairs
-    }
+        for pair in pairs}
     assert names == reals | fakes
 
 
@@ -118,8 +116,7 @@ def test_an_interrupted_corpus_has_no_corpus_json_and_is_finished_later(
     ({"kinds": ("FaceSwap", )}, "with kinds .*; delete the folder or choose another one"),
     ({"videos": {"Face2Face": 1}}, "with videos.Face2Face None, not 1"),
     ({"deepfakes": DeepfakesStrength(bottleneck=1)
-      }, "with strengths.deepfakes.bottleneck .*, not 1"),
-])
+      }, "with strengths.deepfakes.bottleneck .*, not 1")])
 def test_a_folder_with_other_settings_is_refused(small, change, words):
     before = files(small)
     with pytest.raises(ValueError, match=words):
@@ -142,8 +139,7 @@ def test_someone_elses_videos_are_not_touched(tmp_path):
     ({"kinds": ("FaceSwap", ), "videos": {"Deepfakes": 2}
       }, "a kind among FaceSwap has, .*; got Deepfakes: 2"),
     ({"videos": {"Deepfakes": 5}}, "at most 4 fakes .*; got Deepfakes: 5"),
-    ({"planted": -1}, "planted"),
-])
+    ({"planted": -1}, "planted")])
 def test_settings_out_of_range_are_refused_before_anything_is_written(tmp_path, change, words):
     with pytest.raises(ValueError, match=words):
         demo.make(tmp_path / "demo", **SMALL | change)
@@ -284,8 +280,7 @@ def test_face2face_keeps_identity_and_takes_mouth_and_blink_of_the_source(takes)
             dataclasses.replace(
                 source, poses=[dataclasses.replace(each, **{track: end})
                                for each in source.poses])
-            for end in (0.0, 1.0)
-        ]
+            for end in (0.0, 1.0)]
         shut, open_ = (first("Face2Face", target, posed, **clear)[0].astype(int) for posed in ends)
         change = np.abs(shut - open_)
         x, y = target.frames[0].landmarks[LANDMARKS[split]].round().astype(int).T
@@ -351,13 +346,11 @@ def test_relighting_leaves_the_scene_itself_as_it_was():
 
 def test_swaps_and_reenactments_are_known_to_the_identity_room():
     videos = pd.DataFrame({
-        "manipulation": ["real", *KINDS], "target": "000", "source": [None] + ["001"] * len(KINDS)
-    })
+        "manipulation": ["real", *KINDS], "target": "000", "source": [None] + ["001"] * len(KINDS)})
     seen = dict(zip(videos.manipulation, identity.shown(videos), strict=True))
     assert seen == {
-        "real": "000", "FaceSwap": "001", "NeuralTextures": "000", "Face2Face": "000", "Deepfakes":
-        "001"
-    }
+        "real": "000", "FaceSwap": "001", "NeuralTextures": "000", "Face2Face": "000",
+        "Deepfakes": "001"}
 
 
 @pytest.mark.parametrize("kind", ["Face2Face", "Deepfakes"])

@@ -53,8 +53,7 @@ def test_expression_and_gaze_have_words():
         Pose(gaze_x=-0.8)) == "left"
     assert (
         render.expression(Pose(smile=0.8, mouth=0.6)) == "talking"
-        and render.gaze(Pose(gaze_x=0.8)) == "right"
-    )
+        and render.gaze(Pose(gaze_x=0.8)) == "right")
 
 
 def test_a_frame_is_the_same_in_a_fresh_scene(scene):
@@ -76,8 +75,7 @@ def test_a_frame_has_the_promised_shapes(scene):
 def test_camera_noise_can_be_switched_off_and_follows_its_generator(scene):
     clean = scene.frame(Pose(), noise=False).image.astype(int)
     noisy = [
-        scene.frame(Pose(), np.random.default_rng(seed)).image.astype(int) for seed in (0, 0, 1)
-    ]
+        scene.frame(Pose(), np.random.default_rng(seed)).image.astype(int) for seed in (0, 0, 1)]
     np.testing.assert_array_equal(noisy[0], noisy[1])
     assert (noisy[0] != noisy[2]).mean() > 0.3
     assert 0.3 < np.abs(noisy[0] - clean).mean() < 6

@@ -25,8 +25,7 @@ OPTIONS = {  # what fits in a second, on crops of 64 pixels and two blocks of wi
     "neighbours": {},
     "components": SHORT | {"frames_per_clip": 2, "hidden": 3, "learning_rate": 3e-3},
     "multimodal": {"base_url": "http://127.0.0.1/v1", "model": "m", "repeats": 1, "at_once": 1},
-    "baselines": {"kind": "sharpness"},
-}
+    "baselines": {"kind": "sharpness"}}
 W, BLOCKS, MLP, PATCH, TOKENS, TEXT, SIDE = 48, 2, 96, 16, 17, 32, 64
 P, H, M, T = TOKENS - 1, 2, 3, 2  # patches, heads, hidden channels and frames of `components`
 TRAINABLE = {  # the formula of each docstring
@@ -42,8 +41,7 @@ TRAINABLE = {  # the formula of each docstring
     "components": (BLOCKS * (4 * W + 9 * M * 3 * H * T**2 + M + 2 * (M**2 + M) + 9 * M + 1)
                    + 2 * W + 2 * P + (W + 1) + (P + 1) + (W + P + 1)),
     "multimodal": 0,
-    "baselines": 2,
-}
+    "baselines": 2}
 DRAWN = {"lora", "full", "layernorm", "prompt", "reprogramming", "components"}  # from the seed
 LEARN_FAST = ["probe", "lora", "full", "layernorm", "prompt", "neighbours", "baselines"]
 WITHOUT_MAPS = {"neighbours", "multimodal", "baselines", "reprogramming"}
@@ -219,8 +217,7 @@ REFUSED = [
     ("components", {"learning_rate": 1e20}, "diverged at step"),
     ("baselines", {"kind": "random"},
      "kind must be one of constant, prior, missingness, sharpness, got 'random'"),
-    *((each, {"epochs": 0}, "epochs must be at least 1, got 0") for each in sorted(DRAWN)),
-]
+    *((each, {"epochs": 0}, "epochs must be at least 1, got 0") for each in sorted(DRAWN))]
 
 
 @pytest.mark.parametrize(("which", "options", "message"), REFUSED)

@@ -22,8 +22,7 @@ def bench(corpus, clip_folder, cache, tmp_path, monkeypatch):
     """A separate profile that names the corpus and the CLIP of the fixtures."""
     profile = {
         "corpus": {"root": str(corpus)}, "crops": {"frames": 3, "size": 64},
-        "clip": str(clip_folder)
-    }
+        "clip": str(clip_folder)}
     (tmp_path / "mine.yaml").write_text(yaml.safe_dump(profile))
     monkeypatch.setenv("DFNB_PARAMS", str(tmp_path))
     monkeypatch.setenv("DFNB_CACHE", str(cache))
@@ -57,8 +56,7 @@ def test_scores_carry_the_keys_of_their_crops(bench):
     assert table.video.tolist() == view.frames.video.tolist()
     assert table.score.tolist() == [0.25, 0.75]
     assert set(table.columns) >= {
-        "corpus", "manipulation", "video", "group", "frame", "label", "split", "model"
-    }
+        "corpus", "manipulation", "video", "group", "frame", "label", "split", "model"}
 
 
 def test_a_trial_fits_on_training_and_scores_the_rest(bench):
@@ -100,8 +98,7 @@ def test_any_protocol_asks_the_studys_question_when_the_manipulations_are_given(
     found = split_table.groupby("split").manipulation.unique().map(set).to_dict()
     assert found == {
         "train": {"real", "FaceSwap"}, "validation": {"real", "FaceSwap"},
-        "test": {"real", "NeuralTextures"}
-    }
+        "test": {"real", "NeuralTextures"}}
 
 
 def test_lists_and_persons_of_the_profile_reach_the_split_and_the_groups(bench, corpus, tmp_path):
@@ -127,8 +124,7 @@ def test_other_corpora_are_scored_by_saved_detectors_and_keep_their_own_labels(
     trial.detector.save(tmp_path / "probe")
     results = {"linear probe": SimpleNamespace(folder=tmp_path / "probe")}
     few = {
-        "root": str(foreign), "name": "few", "manipulations": ["FaceSwap"], "videos_per_class": 2
-    }
+        "root": str(foreign), "name": "few", "manipulations": ["FaceSwap"], "videos_per_class": 2}
     profile = rewrite(tmp_path, test_corpora=[{"root": str(foreign)}, few])
     scores = experiment.across(profile, results, 0)
     assert scores.groupby(["tested", "manipulation"]).video.nunique().to_dict() == {
@@ -186,8 +182,7 @@ def test_closed_pairs_are_fetched_from_the_whole_corpus_where_the_first_videos_h
     (tmp_path / "mixed.yaml").write_text(
         yaml.safe_dump({
             "corpus": {"root": str(tmp_path / "tree"), "videos_per_class": 3},
-            "crops": {"frames": 2, "size": 64}
-        }))
+            "crops": {"frames": 2, "size": 64}}))
     for name in ("PARAMS", "CACHE"):
         monkeypatch.setenv(f"DFNB_{name}", str(tmp_path))
     manipulations, bench = ["FaceSwap", "NeuralTextures"], experiment.Experiment.open("mixed")
@@ -204,8 +199,7 @@ def world(tmp_path, monkeypatch):
         "corpus": {
             "root": "demo", "manipulations": ["FaceSwap", "Face2Face"],
             "videos": {"FaceSwap": 2, "Face2Face": 1}
-        }, "demo": {"seed": 5, "identities": 4, "frames": 3}, "crops": {"frames": 2, "size": 32}
-    }
+        }, "demo": {"seed": 5, "identities": 4, "frames": 3}, "crops": {"frames": 2, "size": 32}}
     (tmp_path / "world.yaml").write_text(yaml.safe_dump(profile))
     for name, folder in (("DFNB_PARAMS", "."), ("DFNB_DATA", "data"), ("DFNB_CACHE", "cache")):
         monkeypatch.setenv(name, str(tmp_path / folder))
@@ -214,8 +208,7 @@ def world(tmp_path, monkeypatch):
 
 def test_a_profile_can_ask_for_few_fakes_of_a_kind(world):
     assert world.videos.manipulation.value_counts().to_dict() == {
-        "real": 4, "FaceSwap": 2, "Face2Face": 1
-    }
+        "real": 4, "FaceSwap": 2, "Face2Face": 1}
     assert len(list(world.profile.folder.rglob("*.mp4"))) == 7
 
 

@@ -18,8 +18,7 @@ FITS = {  # name of the folder -> detector and options
     "lora": ("lora", {"rank": 2, "blocks": 1, "epochs": 1}),
     "full": ("full", {"epochs": 1}),
     "probe": ("probe", {}),
-    "pooled probe": ("probe", {"features": "pooled"}),
-}
+    "pooled probe": ("probe", {"features": "pooled"})}
 WITHOUT_DFNB = """
 import contextlib, io, json, os, sys, pathlib
 sys.modules["dfnb"] = None  # importing it is an error from here on

@@ -92,13 +92,11 @@ def test_all_ids_are_indexed_and_the_lists_place_every_one(whole):
     root, lists = whole
     videos = corpora.index(root, manipulations=["FaceSwap", "NeuralTextures"])
     assert videos.groupby("manipulation").size().to_dict() == {
-        "real": 1000, "FaceSwap": 1000, "NeuralTextures": 1000
-    }
+        "real": 1000, "FaceSwap": 1000, "NeuralTextures": 1000}
     assert identity.identity_groups(videos).nunique() == 500
     split_table = splits.split(videos, "official", **identity.read_known(lists))
-    assert split_table.groupby([
-        "split", "manipulation"
-    ]).size().unstack().loc[list(SIZES)].to_numpy().tolist() == [[720] * 3, [140] * 3, [140] * 3]
+    counts = split_table.groupby(["split", "manipulation"]).size().unstack().loc[list(SIZES)]
+    assert counts.to_numpy().tolist() == [[720] * 3, [140] * 3, [140] * 3]
     kept = splits.keep_manipulations(split_table, "FaceSwap", ["NeuralTextures"])
     assert kept.groupby(["split",
                          "manipulation"]).size().to_dict() == {("train", "real"): 720,
@@ -143,8 +141,7 @@ def small(tmp_path_factory):
     home, lists = tmp_path_factory.mktemp("small"), paired(1)
     chosen = {
         "train": lists["train"][:4], "validation": lists["validation"][:2],
-        "test": lists["test"][:2]
-    }
+        "test": lists["test"][:2]}
     write_lists(home / "lists", chosen)
     ids = [name for pairs in chosen.values() for pair in pairs for name in pair]
     made = demo.make(home / "made", seed=903, identities=16, frames=3, workers=1, progress=False)
@@ -201,8 +198,7 @@ def dry(small, corpus, tmp_path, monkeypatch):
         if name == "ffpp":
             content["corpus"]["lists"] = str(home / "lists")
             content["test_corpora"] = [{
-                "root": str(corpus), "name": "other-people", "manipulations": ["NeuralTextures"]
-            }]
+                "root": str(corpus), "name": "other-people", "manipulations": ["NeuralTextures"]}]
         (tmp_path / "params" / f"{name}.yaml").write_text(yaml.safe_dump(content))
     return chosen
 
@@ -226,8 +222,7 @@ def test_the_official_profile_turns_videos_into_results(dry):
         assert videos_of(others, "Deepfakes") == fakes
         assert set(result.scores.split_seed) == {0, 1}
     assert {row["model"] for row in summary.metrics["rows"]} == {
-        "probe, untrained tower", "linear probe", "LoRA"
-    }
+        "probe, untrained tower", "linear probe", "LoRA"}
     elsewhere = summary.table("elsewhere")
     assert elsewhere.groupby("model").video.nunique().to_dict() == {"LoRA": 12, "linear probe": 12}
     assert set(elsewhere.tested) == {"other-people"}
@@ -240,8 +235,7 @@ def test_the_study_profile_turns_videos_into_results_and_a_test_corpus_repeats_c
     assert split_seed.metrics["splits"] == {
         "train": {"real": 11, "FaceSwap": 14, "NeuralTextures": 0},
         "validation": {"real": 3, "FaceSwap": 2, "NeuralTextures": 0},
-        "test": {"real": 2, "FaceSwap": 0, "NeuralTextures": 16}
-    }
+        "test": {"real": 2, "FaceSwap": 0, "NeuralTextures": 16}}
     assert max(row["seen"] for row in split_seed.metrics["audit"]) > 0.5
     assert len(probe.table("others")) == len(lora.table("others")) == len(
         summary.table("elsewhere")) == 0
@@ -262,9 +256,7 @@ SMALL = {  # parameters that take minutes with 3 frames a video, of the chapters
                              "blocks": 1, "planted_people": 12, "planted_seeds": 1
                          }, "06_related_methods": {
                              "frames": 2, "epochs": 1, "rank": 2, "alpha": 4, "blocks": 1,
-                             "pairs": "2 4", "few_draws": 1, "few_steps": 4
-                         }
-}
+                             "pairs": "2 4", "few_draws": 1, "few_steps": 4}}
 
 
 @pytest.fixture(scope="module")
@@ -275,8 +267,7 @@ def thousand(tmp_path_factory):
     home = tmp_path_factory.mktemp("thousand")
     lists = identity.read_known(OFFICIAL)["lists"] if OFFICIAL.is_dir() else paired(2)
     ids = [
-        name for split in ("test", "validation", "train") for pair in lists[split] for name in pair
-    ]
+        name for split in ("test", "validation", "train") for pair in lists[split] for name in pair]
     tested = {"Face2Face": 140, "Deepfakes": 140}
     demo.make(home / "made", seed=904, identities=1000, frames=3, videos=tested, progress=False)
     for file in sorted((home / "made").rglob("*.mp4")):
@@ -301,9 +292,7 @@ def test_all_thousand_ids_run_from_the_inventory_to_the_book(thousand, tmp_path,
     content["sweeps"] = {
         "grid": {
             "notebook": "03_lora_training", "chapter": "04_ablations", "grid": {"rank": [2, 4]},
-            "base": {"blocks": 1}, "seeds": [1]
-        }
-    }
+            "base": {"blocks": 1}, "seeds": [1]}}
     (tmp_path / "params").mkdir()
     (tmp_path / "params" / "ffpp.yaml").write_text(yaml.safe_dump(content))
     assert cli.main(["corpus", str(root), "--lists", str(root / "splits")]) == 0

@@ -13,8 +13,7 @@ MODULES = {
     "lazy": "Z = 1\n",
     "detectors/__init__": "",
     "detectors/probe": "W = 1\n",
-    "demo/__init__": "",
-}
+    "demo/__init__": ""}
 NOTEBOOK = """# %% tags=["parameters"]
 rank = 8  # the rank
 
@@ -52,8 +51,7 @@ def code(home) -> str:
     ("direct", "Document", "Explain", False),
     ("direct", "Do.", "Return one.", False),
     ("indirect", "a comment", "another", False),
-    ("demo/__init__", "", "V = 1", False),
-])
+    ("demo/__init__", "", "V = 1", False)])
 def test_only_code_that_a_notebook_imports_counts(home, module, old, new, counts):
     before, path = code(home), home / "dfnb" / f"{module}.py"
     path.write_text(path.read_text().replace(old, new, 1))

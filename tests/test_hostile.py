@@ -90,8 +90,7 @@ def why(path, **limits):
     ("crash", "crashed: the decoder was killed by SIGABRT"),
     ("leave", "crashed: the decoder ended with exit code 3"),
     ("bloat", "out of memory: decoding needs more than 4.3 GB"),
-    ("denied", "unreadable: Permission denied"),
-])
+    ("denied", "unreadable: Permission denied")])
 def test_only_the_file_that_breaks_the_decoder_is_rejected(double, good, tmp_path, kind, expected):
     (tmp_path / f"{kind}.mp4").write_bytes(good.read_bytes())
     assert why(tmp_path / f"{kind}.mp4", timeout=1) == expected
@@ -219,8 +218,7 @@ def test_a_single_frame_is_read(tmp_path):
     ((-1, 0, 0, -1), lambda image: np.rot90(image, 2)),
     ((0, -1, 1, 0), lambda image: np.rot90(image, 1)),
     ((-1, 0, 0, 1), lambda image: image[:, ::-1]),  # a mirrored selfie
-    ((0, 1, 1, 0), lambda image: image.swapaxes(0, 1)),
-])
+    ((0, 1, 1, 0), lambda image: image.swapaxes(0, 1))])
 def test_frames_are_turned_upright(tmp_path, matrix, turned):
     image = np.zeros((64, 128, 3), np.uint8)
     image[:32, :32] = 200

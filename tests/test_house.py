@@ -15,8 +15,7 @@ ONLY_IN = {  # a library that must be replaceable is imported by one module
     "transformers": {"models/clip"}, "papermill": {"runs/study"}, "jupytext": {"runs/notebooks"},
     "dlib": {"data/faces"}, "peft": {"detectors/lora", "detectors/layernorm", "detectors/tuning"},
     "av": {"data/decoder", "data/perturbations", "demo/corpus"}, "typer": {"cli"},
-    "seaborn": {"evaluation/plots", "evaluation/sweep_plots"}, "openai": {"detectors/endpoint"},
-}
+    "seaborn": {"evaluation/plots", "evaluation/sweep_plots"}, "openai": {"detectors/endpoint"}}
 PACKAGE = files.ROOT / "dfnb"
 FILES = sorted(PACKAGE.rglob("*.py"))
 TREES = {str(path.relative_to(PACKAGE).with_suffix("")): ast.parse(path.read_text())

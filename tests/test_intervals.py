@@ -291,8 +291,7 @@ MATRICES = {
     "lowest_AUC": (72, 3, 28, 7),
     "median_AUC": (81, 2, 19, 8),
     "linear_probe": (88, 8, 12, 2),
-    "constant_answer_fake": (100, 10, 0, 0),
-}
+    "constant_answer_fake": (100, 10, 0, 0)}
 
 
 def test_every_reported_video_row_has_exactly_one_confusion_matrix():

@@ -14,8 +14,7 @@ from dfnb.runs import kernels, notebooks
 
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.skipif(not kernels.can_fork(), reason="kernels are forked on Linux only")
-]
+    pytest.mark.skipif(not kernels.can_fork(), reason="kernels are forked on Linux only")]
 SCRIPT = '''# %% tags=["parameters"]
 profile = "tiny"  # a profile
 name = ""  # of the run
@@ -81,8 +80,7 @@ def worker(tmp_path, monkeypatch):
         done = subprocess.run(command, cwd=files.ROOT, capture_output=True, text=True, timeout=120)
         assert done.returncode == 0, done.stderr[-2000:]
         return done.stdout.splitlines(), [
-            json.loads(line) for line in (tmp_path / "notes").read_text().splitlines()
-        ]
+            json.loads(line) for line in (tmp_path / "notes").read_text().splitlines()]
 
     return work
 

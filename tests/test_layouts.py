@@ -109,8 +109,7 @@ def test_dfdc_joins_a_fake_with_its_original(tmp_path):
     ('{"a.mp4": {"label": "REAL"}, "b.mp4": {"label": "FAKE"}}', "b.mp4, which is not there"),
     ('{"a.mp4": {"label": "real"}}', "names a.mp4 with a label other than REAL and FAKE"),
     ('{"a.mp4": 1}', "names a.mp4 with a label other than REAL and FAKE"),
-    ("[1", "metadata.json cannot be read as JSON: "), ("[1", "; fetch it again"),
-])
+    ("[1", "metadata.json cannot be read as JSON: "), ("[1", "; fetch it again")])
 def test_a_mistake_in_the_metadata_of_dfdc_is_named(tmp_path, content, sentence):
     touch(tmp_path, ["a.mp4"])
     (tmp_path / "metadata.json").write_text(content)
@@ -171,8 +170,7 @@ def test_two_files_of_one_name_and_manipulation_keep_their_folders(manifest):
     ("fake,swap", "fake,face swap", "row 4 of .*: the manipulation is 'face swap', but may hold "),
     ("path,label", "file,label", "lacks the column path; its first line names .*: path,label"),
     (",manipulation", ",method", "column method, which is now called manipulation; rename it"),
-    (",split", ",part", "has the column part, which is now called split; rename it in the first"),
-])
+    (",split", ",part", "has the column part, which is now called split; rename it in the first")])
 def test_a_mistake_in_a_manifest_is_named_with_its_row(manifest, old, new, sentence):
     (manifest / "manifest.csv").write_text(MANIFEST.replace(old, new, 1))
     with pytest.raises(DataError, match=sentence):

@@ -57,8 +57,7 @@ def test_all_arms_train_on_as_many_videos_and_frames_of_each_class(designs):
 def test_a_test_pair_gives_one_real_or_its_fakes(designs, videos):
     test = designs["frame"].query("split == 'test'").drop_duplicates(KEY).merge(videos, on=KEY)
     assert test.manipulation.value_counts().to_dict() == {
-        "real": 2, "FaceSwap": 2, "NeuralTextures": 2
-    }
+        "real": 2, "FaceSwap": 2, "NeuralTextures": 2}
     assert not set(test[test.label == 0].group) & set(test[test.label == 1].group)
     assert test[test.manipulation == "FaceSwap"].video.tolist() == test[
         test.manipulation == "NeuralTextures"].video.tolist()
@@ -93,9 +92,7 @@ def test_only_the_identity_arm_is_disjoint(designs, videos):
         ("target", "NeuralTextures", ["pair", "group"], ["face", "pair", "group"]),
         ("identity", "real", [], []),
         ("identity", "FaceSwap", [], []),
-        ("identity", "NeuralTextures", [], []),
-    ],
-)
+        ("identity", "NeuralTextures", [], [])])
 def test_the_audit_shows_the_intended_leak_and_no_other(designs, videos, design, manipulation,
                                                         as_real, as_fake):
     found = identity.audit(
@@ -116,8 +113,7 @@ def test_the_design_depends_on_the_seed_and_not_on_the_order_of_rows(frames, des
 def test_folds_test_every_pair_once_before_any_twice(frames, videos):
     tested = [
         leak_splits.design(frames, **SIZES, fold=fold)["identity"].query("split == 'test'")
-        for fold in range(3)
-    ]
+        for fold in range(3)]
     groups = [set(test.merge(videos, on=KEY).group) for test in tested]
     assert [len(each) for each in groups] == [4, 4, 4] and len(set.union(*groups)) == 12
 

@@ -156,8 +156,7 @@ def test_pools_of_crops_and_of_the_demo_world(cores, memory, croppers, renderers
     settings = {"frames": 101, "size": 32, "margin": 1.3, "limits": video.Limits()}
     jobs = [
         crop_cache.plan("nowhere.mp4", ("demo", "real", f"{at:03d}"), tmp_path, settings)
-        for at in range(40)
-    ]
+        for at in range(40)]
     Noted.sizes.clear()
     assert len(list(crop_cache.make_all(jobs, None))) == 40 and Noted.sizes == croppers
     Noted.sizes.clear()
@@ -203,8 +202,7 @@ def test_a_thread_that_the_system_refuses_is_no_lack_of_memory_and_is_not_rememb
     monkeypatch.setattr(decoder, "read", refuse)
     answer, _ = decoder.answer_to(video_of(corpus), 4, video.Limits())
     assert answer == {
-        "rejected": "refused by the system: Resource temporarily unavailable", "passing": True
-    }
+        "rejected": "refused by the system: Resource temporarily unavailable", "passing": True}
 
 
 @pytest.mark.parametrize("reason", [
@@ -247,8 +245,7 @@ def videos(count):
     names = [f"{at:03d}_{at + 1:03d}" for at in range(count)]
     return pd.DataFrame({
         "corpus": "mine", "manipulation": "FaceSwap", "video": names, "label": 1, "path": names,
-        "group": 0
-    })
+        "group": 0})
 
 
 # ------------------------------------------------------------------- workers

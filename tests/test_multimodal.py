@@ -54,8 +54,7 @@ def completion(text: str | None, **more) -> dict:
     choice = {"index": 0, "message": message, "finish_reason": "stop"} | more
     about = {
         "id": "1", "object": "chat.completion", "created": 0, "model": "m",
-        "usage": {"total_tokens": 9}
-    }
+        "usage": {"total_tokens": 9}}
     return about | {"choices": [choice]}
 
 
@@ -104,8 +103,7 @@ def server():
 def fit(server, **options):
     asked = {
         "base_url": server.url, "model": "m", "repeats": 1, "at_once": 1, "retries": 2,
-        "timeout": 5.0
-    }
+        "timeout": 5.0}
     return Multimodal.fit(None, None, seed=0, **{"clip": CLIP} | asked | options)
 
 
@@ -126,8 +124,7 @@ def last_line(capsys) -> str:
      ("As an AI, I do not judge faces.", "refusal", "As an AI, I do not judge faces."),
      ("Yes or no", "garbage", "Yes or no"), ("yes/no", "garbage", "yes/no"),
      ("Yesterday", "garbage", "Yesterday"),
-     ("The face looks real.", "garbage", "The face looks real."), ("", "garbage", ""),],
-)
+     ("The face looks real.", "garbage", "The face looks real."), ("", "garbage", ""),])
 def test_an_answer_is_read_strictly(text, answer, explanation):
     assert endpoint.classify(text) == (answer, explanation)
 
@@ -140,8 +137,7 @@ def test_a_refusal_that_the_server_marks_is_one_whatever_it_says():
 def test_a_score_is_the_share_of_yes_among_the_answered(server, crops, capsys):
     server.script = [
         "yes", "no", "I'm sorry, I can't", "hm", "no", "no", "no", "no", "", "I cannot judge", "hm",
-        "Sorry."
-    ]
+        "Sorry."]
     detector = fit(server, repeats=4, frames=1)
     scores = detector.score(crops)  # the middle frame of each video
     assert scores.dtype == np.float32 and np.isnan(scores[[0, 2, 3, 5]]).all()
@@ -182,8 +178,7 @@ def test_a_question_holds_the_prompt_and_the_very_pixels(server, crops):
 def test_frames_asked_about_are_spread_over_a_video(server, crops, frames, rows):
     sentence = fit(server, frames=frames).transcripts(crops)
     assert sentence.row.tolist() == list(rows) and sentence.frame.tolist() == [
-        row % 3 for row in rows
-    ]
+        row % 3 for row in rows]
 
 
 # --- faults
@@ -226,8 +221,7 @@ def test_several_questions_at_once(server, crops):
      ((200, b"<html>log in</html>"), 1, "gives no chat completion"),
      ((200, {"object": "error"}), 1, "gives no chat completion"),
      ((200, {"choices": []}), 1, "gives no chat completion"),
-     ((200, {"choices": [{"message": None}]}), 1, "gives no chat completion"),],
-)
+     ((200, {"choices": [{"message": None}]}), 1, "gives no chat completion"),])
 def test_a_lasting_fault_ends_it_with_a_sentence(server, crops, fault, calls, message):
     server.script = ["yes", fault]
     with pytest.raises(UserError, match=message):
@@ -244,9 +238,7 @@ def test_a_lasting_fault_ends_it_with_a_sentence(server, crops, fault, calls, me
     [
         (400, {"error": {"message": "a face", "code": "content_filter"}}),
         (200, completion(None, message={"refusal": "I will not"})),
-        (200, completion("no", finish_reason="content_filter")),
-    ],
-)
+        (200, completion("no", finish_reason="content_filter"))])
 def test_a_filtered_question_is_a_refusal(server, crops, refusal):
     server.script = [refusal]
     sentence = fit(server).transcripts(crops.select([0]))
@@ -312,8 +304,7 @@ def test_the_number_of_calls_is_printed_before_and_bounded(server, crops, capsys
     assert capsys.readouterr().out.splitlines() == [
         "6 calls to 'm' at 127.0.0.1: about 0.3 minutes (3.0 s a call, assumed, 1 at once), "
         f"about {tokens:,} tokens of questions and at most 600 tokens of answers; up to 2 retries "
-        "a call come on top"
-    ]
+        "a call come on top"]
     with pytest.raises(
             UserError,
             match="most_calls is 6, this would be 3 calls .* after 6 before; raise it, or ask"):
@@ -361,8 +352,7 @@ def test_the_key_is_written_nowhere(server, crops, tmp_path, capfd, caplog):
      ({"retries": -1}, "retries must be at least 0, got -1"),
      ({"base_url": None
        }, "multimodal was not run: it lacks base_url of an OpenAI-compatible endpoint"),
-     ({"base_url": "", "model": None}, "multimodal was not run: it lacks base_url and model"),],
-)
+     ({"base_url": "", "model": None}, "multimodal was not run: it lacks base_url and model"),])
 def test_senseless_options_are_refused(server, options, message):
     with pytest.raises(UserError, match=message) as raised:
         fit(server, **options)
@@ -435,8 +425,7 @@ def test_a_real_server_with_a_real_vision_language_model(tmp_path, crops):
     serve = [
         "serve",
         str(tmp_path / "model"), "--host", "127.0.0.1", "--port",
-        str(port), "--device", "cpu"
-    ]
+        str(port), "--device", "cpu"]
     start = [sys.executable, "-c", "from transformers.cli.transformers import main; main()", *serve]
     with (tmp_path / "server.log").open("w") as log:
         process = subprocess.Popen(start, stdout=log, stderr=log,
@@ -445,8 +434,7 @@ def test_a_real_server_with_a_real_vision_language_model(tmp_path, crops):
         wait_for(f"http://127.0.0.1:{port}/health", process)
         options = {
             "base_url": f"http://127.0.0.1:{port}/v1", "model": str(tmp_path / "model"),
-            "repeats": 6, "frames": 3, "fields": {"max_tokens": 3}
-        }
+            "repeats": 6, "frames": 3, "fields": {"max_tokens": 3}}
         detector = Multimodal.fit(None, None, clip=CLIP, **options)
         sentence, scores = detector.transcripts(crops), detector.score(crops)
     finally:
@@ -456,8 +444,7 @@ def test_a_real_server_with_a_real_vision_language_model(tmp_path, crops):
     assert len(sentence) == 36 and {"yes", "no", "garbage"} == set(sentence.answer)
     expected = [
         sentence[sentence.row.eq(row)
-                 & sentence.answer.isin(["yes", "no"])].answer.eq("yes").mean() for row in range(6)
-    ]
+                 & sentence.answer.isin(["yes", "no"])].answer.eq("yes").mean() for row in range(6)]
     np.testing.assert_allclose(scores, expected)
     again = Multimodal.fit(None, None, clip=CLIP, **options).score(crops)  # nobody listens any more
     np.testing.assert_array_equal(again, scores)

@@ -34,8 +34,7 @@ def code(notebook) -> list[str]:
 def test_there_are_notebooks_and_each_has_its_script():
     assert NOTEBOOKS
     assert {path.stem
-            for path in NOTEBOOKS
-            } == {path.stem
+            for path in NOTEBOOKS} == {path.stem
                   for path in (files.ROOT / "notebooks").glob("*.py")}
 
 
@@ -62,8 +61,7 @@ def test_one_parameters_cell_of_commented_literals(notebook):
 def test_sections_come_in_order_and_the_last_cell_saves(notebook):
     prose = "\n".join(cell.source for cell in notebook.cells if cell.cell_type == "markdown")
     places = [
-        prose.index(section + "\n") if section + "\n" in prose else -1 for section in SECTIONS
-    ]
+        prose.index(section + "\n") if section + "\n" in prose else -1 for section in SECTIONS]
     assert -1 not in places
     assert places == sorted(places)
     assert notebook.cells[-1].cell_type == "code"
@@ -154,8 +152,7 @@ def test_executed_notebooks_print_the_same_again_and_give_the_same_numbers(smoke
         shutil.copytree(sweep, tmp_path / "runs" / "smoke" / sweep.parent.name / "sweep")
     again = env | {"DFNB_RUNS": str(tmp_path / "runs")}
     command = [
-        sys.executable, "-m", "pytest", "--nbval", "--nbval-current-env", "-q", "-c", os.devnull
-    ]
+        sys.executable, "-m", "pytest", "--nbval", "--nbval-current-env", "-q", "-c", os.devnull]
     command += [str(tmp_path / path.name) for path in NOTEBOOKS]
     done = subprocess.run(command, env=again, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout[-4000:]

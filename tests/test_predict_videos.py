@@ -113,8 +113,7 @@ def test_lost_frames_are_counted_and_have_no_score(verdicts):
 @pytest.mark.parametrize(("name", "reason"), [
     ("wall.mp4", "no frame of 4 could be used (no face)"),
     ("broken.mp4", "unreadable: Invalid data found when processing input"),
-    ("missing.mp4", "unreadable: No such file or directory"),
-])
+    ("missing.mp4", "unreadable: No such file or directory")])
 def test_what_cannot_be_scored_says_why(verdicts, name, reason):
     assert verdicts[name].called == ""
     assert verdicts[name].sentences() == [f"not scored: {reason}"]

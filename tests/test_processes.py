@@ -82,8 +82,7 @@ COMMANDS = {
     "book": (lambda home, corpus, run: done(home) or ["-P", "tiny"], 2),
     "corpus": (lambda home, corpus, run: [many(corpus, home / "many"), "--deep"], 2),
     "score": (lambda home, corpus, run: [corpus, "--run", run, "--workers", "2",
-                                         "--out", home / "scores"], 4),
-}
+                                         "--out", home / "scores"], 4)}
 
 
 def test_every_command_is_tested_here_or_starts_no_process():
@@ -177,8 +176,7 @@ def test_the_choices_are_all_protocols_and_features():
     (["batch=0"], "batch must be at least 1, got 0"),
     (["protocol=studdy"], "protocol must be one of study, frame, "),
     (["test_on=FaceSwop"], "test_on is 'FaceSwop', but the manipulations of params/smoke.yaml"),
-    (["repeets", "1"], "03_lora_training has no parameter 'repeets'; it declares profile (str), "),
-])
+    (["repeets", "1"], "03_lora_training has no parameter 'repeets'; it declares profile (str), ")])
 def test_a_bad_parameter_is_refused_before_a_corpus_is_made(given, sentence, nowhere, capsys):
     assert cli.main(["run", "03", "-P", "smoke", "-p", *given]) == 2
     assert sentence in capsys.readouterr().err
@@ -189,8 +187,7 @@ def test_a_bad_parameter_is_refused_before_a_corpus_is_made(given, sentence, now
 @pytest.mark.parametrize(("stem", "given", "sentence"), [
     ("02_baseline_probe", {"repeets": 1}, "no parameter 'repeets'; it declares profile, split_"),
     ("03_lora_training", {"rank": -1}, "rank must be at least 1, got -1"),
-    ("08_summary", {"confidense": 0.9}, "no parameter 'confidense'; it declares profile, "),
-])
+    ("08_summary", {"confidense": 0.9}, "no parameter 'confidense'; it declares profile, ")])
 def test_plain_papermill_with_a_bad_parameter_ends_at_once(stem, given, sentence, nowhere):
     import papermill
 

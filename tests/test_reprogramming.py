@@ -91,8 +91,7 @@ def test_the_published_size(clip):
     assert 3 * (224**2 - int(0.7 * 224) ** 2) == 77_520
     defaults = inspect.signature(Reprogramming.fit).parameters
     paper = {
-        "share": 0.7, "face": "clip", "learning_rate": 1.0, "weight_decay": 2e-4, "warmup": 0.0
-    }
+        "share": 0.7, "face": "clip", "learning_rate": 1.0, "weight_decay": 2e-4, "warmup": 0.0}
     assert {name: defaults[name].default for name in paper} == paper
 
 

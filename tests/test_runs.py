@@ -236,8 +236,7 @@ def test_a_name_from_outside_is_no_markup(name):
     (GIVEN | {"rank": "8"}, "rank must be an integer, got '8'"),
     (GIVEN | {"rank": True}, "rank must be an integer, got True"),
     (GIVEN | {"rank": 2.0}, "rank must be an integer, got 2.0"),
-    (GIVEN | {"alpha": float("inf")}, "alpha must be a finite number, got inf"),
-])
+    (GIVEN | {"alpha": float("inf")}, "alpha must be a finite number, got inf")])
 def test_parameters_that_do_not_fit_the_notebook_are_refused(home, profile, given, sentence):
     with pytest.raises(UserError, match=sentence):
         start("03_x", profile, given)

@@ -20,13 +20,11 @@ FITS = {  # those that find the cue -> detector and options
     "pooled probe": ("probe", {"features": "pooled"}),
     "lora": ("lora", {"rank": 4, "learning_rate": 5e-3} | TRAINED),
     "lora, last block": ("lora", {"rank": 4, "blocks": 1, "learning_rate": 5e-3} | TRAINED),
-    "full": ("full", {"learning_rate": 1e-3} | TRAINED),
-}
+    "full": ("full", {"learning_rate": 1e-3} | TRAINED)}
 OTHERS = {
     "layernorm": ("layernorm", TRAINED),
     "prompt": ("prompt", {"epochs": 1}),
-    "zero_shot": ("zero_shot", {}),
-}
+    "zero_shot": ("zero_shot", {})}
 
 
 def fit(name: str, split_views, clip):
@@ -49,8 +47,7 @@ def quartered():
     images = generator.integers(60, 160, (160, 64, 64, 3)) + (inside * grid)[..., None]
     frames = pd.DataFrame({
         "corpus": "noise", "manipulation": np.where(labels, "grid", "real"), "label": labels,
-        "frame": 0
-    })
+        "frame": 0})
     frames = frames.assign(video=[f"{at:03d}" for at in range(160)], quadrant=quadrants)
     whole = CropView.of_arrays(images.astype(np.uint8), frames)
     return tuple(whole.select(rows) for rows in np.split(np.arange(160), [96, 128]))

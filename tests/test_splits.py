@@ -47,8 +47,7 @@ def corpora(draw):
     pairs = sorted({*pairs, *((a, b) for a, b in chains if a != b)})
     youtube = {
         name: draw(st.sampled_from("abcdefghij"))
-        for name in draw(st.sets(st.sampled_from(names), max_size=4))
-    }
+        for name in draw(st.sets(st.sampled_from(names), max_size=4))}
     return corpus_of(names, pairs), youtube
 
 
@@ -93,8 +92,7 @@ def test_group_protocols_keep_apart_what_they_promise(made, seed):
     videos, youtube = made
     groups = {
         "pair": identity.identity_groups(videos),
-        "identity": identity.identity_groups(videos, youtube=youtube),
-    }
+        "identity": identity.identity_groups(videos, youtube=youtube)}
     for protocol, group in groups.items():
         split_table = split_or_skip(videos, protocol, seed=seed, youtube=youtube)
         identity.check_disjoint(split_table, videos, groups=group)
@@ -138,15 +136,13 @@ def test_the_study_split_has_the_sizes_of_the_table():
         ("NeuralTextures", "test"): 100,
         ("real", "test"): 10,
         ("real", "train"): 70,
-        ("real", "validation"): 20,
-    }
+        ("real", "validation"): 20}
 
 
 def test_the_reals_of_the_study_do_not_depend_on_the_test_method():
     videos = pd.concat([
         closed(20),
-        closed(20).query("manipulation == 'FaceSwap'").replace("FaceSwap", "Face2Face")
-    ])
+        closed(20).query("manipulation == 'FaceSwap'").replace("FaceSwap", "Face2Face")])
     one, two = (splits.split(videos, "study", test_manipulations=names)
                 for names in (["NeuralTextures"], ["Face2Face"]))
     pd.testing.assert_frame_equal(one.query("manipulation == 'real'"),
@@ -159,9 +155,7 @@ def test_the_reals_of_the_study_do_not_depend_on_the_test_method():
         (100, (0.7, 0.2, 0.1), [70, 20, 10]),
         (4, (0.7, 0.2, 0.1), [2, 1, 1]),
         (10, (0.9, 0.1, 0.0), [9, 1, 0]),
-        (2, (0.7, 0.2, 0.1), [1, 1, 0]),
-    ],
-)
+        (2, (0.7, 0.2, 0.1), [1, 1, 0])])
 def test_apportion_serves_every_part_before_any_gets_two(count, shares, expected):
     assert splits.apportion(count, shares).tolist() == expected
 
@@ -186,8 +180,7 @@ def test_a_frame_split_spreads_the_kept_frames_of_a_video():
      (closed(10), "frame", {}, "give the frames table"),
      (closed(4), "identity", {}, "form 2 groups"),
      (corpus_of(["000", "001", "002"], []), "video", {}, "without fake videos"),
-     (closed(10), "official", {}, "train.json, val.json and test.json"),],
-)
+     (closed(10), "official", {}, "train.json, val.json and test.json"),])
 def test_a_split_that_cannot_be_is_a_sentence(videos, protocol, options, sentence):
     with pytest.raises(UserError, match=sentence):
         splits.split(videos, protocol, **options)
@@ -204,8 +197,7 @@ def parts_of(videos, place):
     """Parts by hand: a manipulation of place, from (manipulation, video) to split."""
     table = videos[KEY].copy()
     table["split"] = [
-        place[key] for key in zip(videos["manipulation"], videos["video"], strict=True)
-    ]
+        place[key] for key in zip(videos["manipulation"], videos["video"], strict=True)]
     return table
 
 
@@ -290,8 +282,7 @@ def test_official_lists_are_followed_and_strict_drops_linked_ids():
     lists = {
         "train": [("000", "001")],
         "validation": [("002", "003"), ("008", "009")],
-        "test": [("004", "005"), ("006", "007")],
-    }
+        "test": [("004", "005"), ("006", "007")]}
     videos = closed(10)
     counts = splits.split(videos, "official", lists=lists)["split"].value_counts().to_dict()
     assert counts == {"train": 6, "validation": 12, "test": 12}
@@ -323,8 +314,7 @@ def test_the_official_lists_leave_four_test_ids_linked_to_training():
     official, strict = (splits.split(videos, protocol, **known).query("manipulation == 'real'")
                         for protocol in ("official", "official-strict"))
     dropped = {
-        split: set(rows.video) - set(strict.video) for split, rows in official.groupby("split")
-    }
+        split: set(rows.video) - set(strict.video) for split, rows in official.groupby("split")}
     assert dropped["test"] == {"078", "755", "759", "955"} and dropped["train"] == set()
     assert dropped["validation"] == set(
         ["004", "566", "567", "606", "617", "638", "640", "837", "875", "890", "979", "982"])
@@ -349,16 +339,14 @@ def test_a_split_keeps_one_manipulation_to_train_and_others_to_test():
     # a corpus of one manipulation: nothing is unseen
     within = splits.keep_manipulations(split_table, "Deepfakes", ["Deepfakes"])
     assert within.query("manipulation == 'Deepfakes'").split.value_counts().to_dict() == {
-        "train": 14, "validation": 4, "test": 2
-    }
+        "train": 14, "validation": 4, "test": 2}
     study = splits.split(videos, "study")
     pd.testing.assert_frame_equal(splits.keep_manipulations(study, "FaceSwap", ["NeuralTextures"]),
                                   study)
     with pytest.raises(
             UserError, match=
             "no video of Face2Face is in the split that needs it; the split table has the "
-            "manipulations Deepfakes"
-    ):
+            "manipulations Deepfakes"):
         splits.keep_manipulations(split_table, "FaceSwap", ["Face2Face"])
     with pytest.raises(UserError, match="the split 'validation' has no videos of FaceSwap"):
         splits.keep_manipulations(
@@ -447,8 +435,7 @@ def test_few_pairs_follow_the_seed_and_not_the_order_of_rows():
     drawn = {
         seed: frozenset(
             splits.few_pairs(split_table, videos, 5, seed).query("split == 'train'").video)
-        for seed in range(4)
-    }
+        for seed in range(4)}
     assert len(set(drawn.values())) == 4
     mixed = splits.few_pairs(split_table.sample(frac=1, random_state=1),
                              videos.sample(frac=1, random_state=2), 5, 0)

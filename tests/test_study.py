@@ -137,8 +137,7 @@ def test_a_failed_chapter_stops_the_study_with_the_notebooks_sentence(home):
 @pytest.mark.parametrize(("body", "reason", "sentence"), [
     ("import os\nos.kill(os.getpid(), 9)", "kernel died", "kernel was killed"),
     ("1 / 0", "error", "ZeroDivisionError: division by zero .see .*notebook.log"),
-    ("import sys\nrun.save = lambda metrics: None", "error", "ended without saving"),
-])
+    ("import sys\nrun.save = lambda metrics: None", "error", "ended without saving")])
 def test_a_notebook_that_does_not_reach_its_end_has_failed(home, body, reason, sentence):
     write(home, "01_first", body)
     with pytest.raises(state.StudyFailed, match=sentence):

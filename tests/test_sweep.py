@@ -54,8 +54,7 @@ FAULTS = {
                 "('training diverged at step 3: the loss is nan')",
     "idle": "raise type('NoGradient', (UserError,), {})"
             "('2 trainable parameters get no gradient: a, b')",
-    "full": "raise OSError(28, 'No space left on device')", "other": "1 / 0",
-}
+    "full": "raise OSError(28, 'No space left on device')", "other": "1 / 0"}
 BODY = "\n".join(f"if fault == '{name}':\n    {code}" for name, code in FAULTS.items())
 PROFILE = {"corpus": {"root": "demo"}, "demo": {"seed": 1, "identities": 4, "frames": 2},
            "crops": {"frames": 2, "size": 64}, "notebooks": {"03_tiny": {"rank": 3}}}
@@ -108,8 +107,7 @@ def states() -> list[str]:
 
 def metrics() -> dict[str, bytes]:
     return {
-        row["run"]: (row["folder"] / "metrics.json").read_bytes() for row in grids.table("tiny")
-    }
+        row["run"]: (row["folder"] / "metrics.json").read_bytes() for row in grids.table("tiny")}
 
 
 def content(rank: int, dropout: float, seed: int = 0) -> bytes:
@@ -221,8 +219,7 @@ def test_a_sweep_runs_each_cell_once_in_processes_with_their_share_of_threads(ho
     rows = sweeps.run("tiny", workers=2, threads=3, progress=lines.append)
     assert {row["state"] for row in rows} == {"done"}
     assert metrics() == {
-        name: content(rank, dropout) for name, (rank, dropout) in zip(NAMES, CELLS, strict=True)
-    }
+        name: content(rank, dropout) for name, (rank, dropout) in zip(NAMES, CELLS, strict=True)}
     order = (home / "order").read_text().split("\n")
     assert order[:2] == ["3", "end"]  # the first makes the crops that all share
     assert all(state.read_json(row["folder"] / "DONE.json")["threads"] == 3 for row in rows)
@@ -251,8 +248,7 @@ while not (os.path.exists("{home}/04.begun") and os.path.exists("{home}/05.begun
     names = ["03_tiny", "04_tiny", "05_tiny", "07_tiny", "08_tiny"]
     arguments = [
         "study", "--profile", "tiny", "--workers", "2",
-        *(word for name in names for word in ("--only", name))
-    ]
+        *(word for name in names for word in ("--only", name))]
     assert cli.main(arguments) == 0
     words = capsys.readouterr().out
     assert words.startswith(
@@ -295,8 +291,7 @@ def test_a_chapter_that_fails_stops_the_study_and_is_tried_again_by_the_next(hom
 def test_a_failed_run_stops_no_other_and_says_its_class(home, capsys):
     faults = {
         "killed": "kernel died", "memory": "out of memory", "bad": "bad parameters", "data": "data",
-        "diverged": "diverged", "idle": "no gradient", "other": "error"
-    }
+        "diverged": "diverged", "idle": "no gradient", "other": "error"}
     declare(home, faults={"notebook": "03_tiny", "grid": {"fault": [*faults, ""]}})
     rows = sweeps.run("tiny", executor=threads(), workers=2)
     failed = [state.read_json(row["folder"] / "FAILED.json") for row in rows[:-1]]
@@ -385,8 +380,7 @@ def runner(*options: str, workers: int = 2) -> subprocess.Popen:
     """`dfnb sweep` in a separate process group, as a terminal would start it."""
     command = [
         sys.executable, "-m", "dfnb.cli", "sweep", "--profile", "tiny", "--workers",
-        str(workers), *options
-    ]
+        str(workers), *options]
     return subprocess.Popen(command, cwd=files.ROOT, text=True, start_new_session=True,
                             stdout=subprocess.PIPE, stderr=subprocess.PIPE)
 
@@ -543,8 +537,7 @@ def test_a_death_at_any_boundary_of_any_write_leaves_no_false_done_and_the_same_
         artefacts = {*SAVED, "notebook.ipynb"}
         assert set(state.read_json(cell.folder / "DONE.json")["artefacts"]) == artefacts
         assert {path.name for path in cell.folder.iterdir()} == {
-            *artefacts, "DONE.json", "lock", "notebook.log"
-        }
+            *artefacts, "DONE.json", "lock", "notebook.log"}
     assert {path.parent
             for path in (home / "runs").rglob("*")
             if path.is_file()} == {cell.folder for cell in every}
@@ -574,8 +567,7 @@ def test_ten_deaths_at_random_moments_change_no_number(home):
     assert list((home / "temporary").iterdir()) == []
     assert metrics() == {
         cell.folder.name: content(cell.parameters["rank"], cell.parameters["dropout"],
-                                  cell.parameters["split_seed"]) for cell in cells()
-    }
+                                  cell.parameters["split_seed"]) for cell in cells()}
 
 
 def kernels(home: Path) -> list:
@@ -585,8 +577,8 @@ def kernels(home: Path) -> list:
     found = []
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.Error):
-            if process.environ().get("DFNB_RUN", "").startswith(
-                    str(home)) and process.status() != "zombie":
+            ours = process.environ().get("DFNB_RUN", "").startswith(str(home))
+            if ours and process.status() != "zombie":
                 found.append(process)
     return found
 
@@ -607,8 +599,7 @@ def test_a_dask_cluster_that_loses_a_worker_gives_the_same_numbers(home):
     assert {row["state"] for row in rows} == {"done"}
     assert executed(home).total() == 5  # one began twice
     assert metrics() == {
-        name: content(rank, dropout) for name, (rank, dropout) in zip(NAMES, CELLS, strict=True)
-    }
+        name: content(rank, dropout) for name, (rank, dropout) in zip(NAMES, CELLS, strict=True)}
 
 
 @pytest.mark.slow

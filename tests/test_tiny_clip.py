@@ -50,8 +50,7 @@ def test_captions_differ_when_any_one_field_differs():
     said = np.ones_like(codes, bool)
     for column, choices in enumerate(FIELDS.values()):
         variants = [
-            np.where(np.arange(len(FIELDS)) == column, code, codes) for code in range(len(choices))
-        ]
+            np.where(np.arange(len(FIELDS)) == column, code, codes) for code in range(len(choices))]
         assert len({vocabulary.write(variant, said)[0] for variant in variants}) == len(choices)
 
 
@@ -231,8 +230,7 @@ def test_the_written_folder_loads_like_a_hub_checkpoint(crops, words, tmp_path):
                          attention_mask=tokens["attention_mask"])
     texts, images = (
         evaluate_clip.text_vectors(model, words, prompts),
-        evaluate_clip.image_vectors(model, image[None]),
-    )
+        evaluate_clip.image_vectors(model, image[None]))
     np.testing.assert_allclose(whole.text_embeds.detach(), texts, atol=1e-5)
     np.testing.assert_allclose(whole.image_embeds.detach(), images, atol=1e-5)
     kept = json.loads((tmp_path / "clip" / "evaluation.json").read_text())

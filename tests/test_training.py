@@ -39,8 +39,7 @@ def fitted(clip, cued):
         model = model or Brightness()
         options = {"epochs": 3, "patience": None, "lr": 0.01} | schedule
         return model, training.fit(
-            model, train, validation, clip=clip, schedule=Schedule(**options), seed=seed, loss=loss
-        )
+            model, train, validation, clip=clip, schedule=Schedule(**options), seed=seed, loss=loss)
 
     return fit
 
@@ -202,8 +201,7 @@ def test_weights_that_broke_in_the_last_step_are_found_on_validation(fitted):
 
 def test_a_parameter_without_a_gradient_is_named(fitted):
     with pytest.raises(
-        NoGradient, match="2 trainable parameters get no gradient: unused.weight, unused.bias"
-    ):
+        NoGradient, match="2 trainable parameters get no gradient: unused.weight, unused.bias"):
         fitted(model=Brightness(unused=True))
 
 
@@ -235,9 +233,7 @@ def test_a_part_with_one_class_is_refused(fitted, cued):
         ({"weight_decay": -1}, "weight_decay must be at least 0, got -1"),
         ({"patience": 0}, "patience must be at least 1, got 0"),
         ({"floor": 0.01}, "floor must lie between 0 and the learning rate 0.001, got 0.01"),
-        ({"optimiser": "adam"}, "optimiser must be adamw or sgd, got 'adam'"),
-    ],
-)
+        ({"optimiser": "adam"}, "optimiser must be adamw or sgd, got 'adam'")])
 def test_a_senseless_schedule_is_refused(options, message):
     with pytest.raises(UserError, match=message):
         Schedule(**options)

@@ -51,8 +51,7 @@ def test_with_many_dimensions_training_crops_lie_at_about_one_and_foreign_ones_f
     ({"face": 111.0}, ["a face of 111 pixels, training faces had 70 to 110"]),
     ({"side": 1080.0}, ["1080 pixels on the picture's short side, training videos had 256"]),
     ({"bits": 0.0121},
-     ["0.012 bits per pixel after compression, training videos had 0.040 to 0.080"]),
-])
+     ["0.012 bits per pixel after compression, training videos had 0.040 to 0.080"])])
 def test_what_lies_outside_of_the_ranges_is_a_sentence(domain, changed, sentences):
     traits, warnings = training_domain.compare(domain, KNOWN | changed, np.zeros((4, 6)))
     assert warnings == sentences

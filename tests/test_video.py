@@ -89,8 +89,7 @@ def test_a_file_that_is_cut_short_is_rejected(counted, tmp_path):
     (b"", "empty: the file has zero bytes"), (b"not a video at all\n" * 50, "unreadable: "),
     (b"\x1b[2J\x1b[31mart\n" * 50, "unreadable: "),  # some demuxer reads it as a picture
     (b"ffconcat version 1.0\nfile counted.mp4\n", "unreadable: "),  # and this as a list
-    (b"#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXTINF:1,\nhttp://127.0.0.1:9/x.ts\n", "unreadable: "),
-])
+    (b"#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXTINF:1,\nhttp://127.0.0.1:9/x.ts\n", "unreadable: ")])
 def test_a_file_without_a_video_is_rejected(counted, content, expected):
     path = counted.with_name("other.mp4")
     path.write_bytes(content)

@@ -44,8 +44,7 @@ def installed(site, tmp_path):
             sys.executable, "-c",
             "import sys, dfnb.cli; assert sys.argv.pop(1) in dfnb.cli.__file__; "
             "sys.exit(dfnb.cli.main())",
-            str(site), *map(str, arguments)
-        ]
+            str(site), *map(str, arguments)]
         done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True,
                               text=True)
         return done.returncode, done.stdout + done.stderr
