@@ -39,7 +39,7 @@ def test_a_gap_is_judged_by_the_spread_of_the_repetitions():
                                         (2 / 3)**0.5)  # t(4) at 95 %, a spread of 0.01
 
 
-def test_both_recipes_take_the_same_steps_on_the_same_tower(clip, cued):
+def test_both_recipes_take_the_same_steps_on_the_same_encoder(clip, cued):
     found = parts.one_run(clip, dict(zip(parts.LEVELS, cued, strict=True)), OPTIONS, repeats=2)
     # 96 crops, 16 a step, 2 epochs
     assert found["ours"]["steps"] == found["plain"]["steps"] == [12, 12]
@@ -47,7 +47,7 @@ def test_both_recipes_take_the_same_steps_on_the_same_tower(clip, cued):
     assert found["ratio"] > 0
 
 
-def test_the_plain_tower_starts_at_the_adapted_one(clip, cued):
+def test_the_plain_encoder_starts_at_the_adapted_one(clip, cued):
     from dfnb.detectors.lora import Lora
 
     shape = {name: OPTIONS[name] for name in ("rank", "alpha", "dropout", "blocks")}

@@ -118,11 +118,11 @@ def test_parts_are_where_a_face_has_them(side):
 
 # --- what the decoder sees
 def test_traces_are_the_blocks_own_outputs_and_projections(clip, spatial):
-    pixels, tower = clip.pixels(spatial[0].images(np.arange(6))), clip.model.vision_model
+    pixels, encoder = clip.pixels(spatial[0].images(np.arange(6))), clip.model.vision_model
     for at, (query, key, value, out) in enumerate(clip.traces(pixels)):
-        torch.testing.assert_close(out, enter(tower, pixels, at + 1)[:, 1:])
-        attention = tower.encoder.layers[at].self_attn
-        entering = tower.encoder.layers[at].layer_norm1(enter(tower, pixels, at))[:, 1:]
+        torch.testing.assert_close(out, enter(encoder, pixels, at + 1)[:, 1:])
+        attention = encoder.encoder.layers[at].self_attn
+        entering = encoder.encoder.layers[at].layer_norm1(enter(encoder, pixels, at))[:, 1:]
         for found, projection in ((query, attention.q_proj), (key, attention.k_proj),
                                   (value, attention.v_proj)):
             torch.testing.assert_close(found.transpose(1, 2).flatten(2), projection(entering))

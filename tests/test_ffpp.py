@@ -16,7 +16,7 @@ import yaml
 from dfnb import cli, config, files
 from dfnb.data import corpora, identity, inventory, splits
 from dfnb.demo import corpus as demo
-from dfnb.runs import configuration, fingerprint, notebooks, parameters, results, run, state
+from dfnb.runs import configuration, fingerprint, notebooks, parameters, results, state
 
 pytestmark = pytest.mark.slow
 
@@ -168,7 +168,7 @@ def execute(stem: str, profile: str) -> results.Result:
         if "parameters" in tags:
             names.update(parameters.chapter_parameters(path, config.load(profile)))
     names["plt"].close("all")
-    return run.result(profile, stem)
+    return results.result(profile, stem)
 
 
 @pytest.fixture
@@ -222,7 +222,7 @@ def test_the_official_profile_turns_videos_into_results(dry):
         assert videos_of(others, "Deepfakes") == fakes
         assert set(result.scores.split_seed) == {0, 1}
     assert {row["model"] for row in summary.metrics["rows"]} == {
-        "probe, untrained tower", "linear probe", "LoRA"}
+        "probe, untrained encoder", "linear probe", "LoRA"}
     elsewhere = summary.table("elsewhere")
     assert elsewhere.groupby("model").video.nunique().to_dict() == {"LoRA": 12, "linear probe": 12}
     assert set(elsewhere.tested) == {"other-people"}
@@ -301,9 +301,9 @@ def test_all_thousand_ids_run_from_the_inventory_to_the_book(thousand, tmp_path,
             for line in words[1:4]] == [[split, "real", str(2 * SIZES[split])] for split in SIZES]
     assert cli.main(["study", "--profile", "ffpp"]) == 0
     assert "the book is built" in capsys.readouterr().out
-    split_table = run.result("ffpp", "01_data_split").metrics["splits"]
+    split_table = results.result("ffpp", "01_data_split").metrics["splits"]
     for split, pairs in SIZES.items():  # a video without a face is lost, and chapter 1 says so
         assert 2 * pairs - 4 <= split_table[split]["real"] <= 2 * pairs
-    scores = run.result("ffpp", "03_lora_training").scores
+    scores = results.result("ffpp", "03_lora_training").scores
     assert len(videos_of(scores, "real")) == split_table["test"]["real"]
     assert len(videos_of(scores, "NeuralTextures")) == split_table["test"]["NeuralTextures"]
