@@ -1,7 +1,7 @@
 """What a notebook opens: the videos of a profile, their crops, and CLIP."""
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -108,6 +108,24 @@ class Experiment:
                 *(clip.image_features(view) for view in (train, validation)),
                 validation.frames.groupby(KEY, sort=False).ngroup().to_numpy())
         return Trial(fitted, pd.concat(scores, ignore_index=True), seconds)
+
+    def cross_fit(self, detector: str, *, folds: int, seed: int, train_on: str,
+                  test_on: Sequence[str], **options) -> pd.DataFrame:
+        """Fit a detector once per fold of the protocol `cross` and return all test scores.
+
+        Every real video and every fake of `test_on` is tested once. The table has the columns
+        `fold` and `threshold`, which the fold's validation chose, and feeds
+        `evaluation.cross_fitting`.
+        """
+        tested = []
+        for fold in range(folds):
+            split_table = self.split("cross", seed=seed, folds=folds, fold=fold,
+                                     train_manipulation=train_on, test_manipulations=test_on)
+            trial = self.trial(detector, split_table, seed=seed, describe=False, **options)
+            test = trial.scores[trial.scores["split"] == "test"]
+            threshold = trial.detector.metadata["threshold"]
+            tested.append(test.assign(fold=fold, threshold=threshold))
+        return pd.concat(tested, ignore_index=True)
 
     def _training_data(self, train: crops.CropView) -> dict:
         """Return profile, corpus, whether it is the demo world, and videos by manipulation."""

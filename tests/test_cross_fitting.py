@@ -58,6 +58,15 @@ def test_a_difference_is_paired_and_turns_its_sign():
     assert same.value == 0 and np.isnan(same.low) and "no spread" in same.reason
 
 
+def test_the_table_has_every_measure_of_every_model():
+    table = cross_fitting.table({name: videos(shift=shift).assign(threshold=0.5)
+                                 for name, shift in (("weak", 0.2), ("strong", 2.0))}, FEW)
+    assert table.measure.tolist() == 2 * ["AUC", "ACC", "F1", "balanced", "pooled AUC"]
+    wide = table.pivot(index="measure", columns="model", values="value")
+    assert (wide.strong > wide.weak).all()
+    assert table[table.measure != "pooled AUC"][["low", "high"]].notna().all(axis=None)
+
+
 def test_other_videos_or_folds_are_refused():
     table = videos()
     for other in (table.iloc[1:], table.assign(fold=(table.fold + 1) % 4)):

@@ -9,7 +9,7 @@ import yaml
 
 from dfnb import UserError, config, experiment
 from dfnb.demo import corpus as demo
-from dfnb.evaluation import tables
+from dfnb.evaluation import cross_fitting, tables
 
 
 @pytest.fixture(scope="module")
@@ -226,3 +226,15 @@ def test_masks_belong_to_the_fake_crops_of_a_view(world):
 def test_nobody_knows_the_masks_of_other_corpora(bench):
     with pytest.raises(UserError, match="masks are known in the demo world only"):
         experiment.masks(bench, bench.crops)
+
+
+def test_cross_fitting_tests_every_real_once_by_a_detector_that_has_not_met_its_people(bench):
+    scores = bench.cross_fit("probe", folds=3, seed=0, train_on="FaceSwap",
+                             test_on=["NeuralTextures"], cs=(1.0,))
+    videos = cross_fitting.to_videos(scores)
+    known = bench.videos[bench.videos.manipulation.isin(["real", "NeuralTextures"])]
+    assert sorted(zip(videos.manipulation, videos.video, strict=True)) == sorted(
+        zip(known.manipulation, known.video, strict=True))
+    assert videos.groupby("group").fold.nunique().eq(1).all()
+    assert videos.groupby("fold").threshold.nunique().eq(1).all()
+    assert videos.fold.nunique() == 3

@@ -7,7 +7,7 @@ keeps the fitted detectors: it does not cover another draw of the folds or anoth
 whose spread is a second number.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import numpy as np
 import pandas as pd
@@ -19,6 +19,32 @@ from dfnb.evaluation.intervals import DEFAULT, NAN, Bootstrap, Interval
 
 LEAST_FREEDOM = 5  # from here on, `tools.coverage` finds that 93 % or more hold the true value
 Statistic = Callable[[np.ndarray], np.ndarray]  # weights (draws, videos) -> values (draws,)
+
+
+def to_videos(scores: pd.DataFrame) -> pd.DataFrame:
+    """Return one row per tested video with the mean score of its frames, fold and threshold.
+
+    `scores` is what `Experiment.cross_fit` returns.
+    """
+    fitted = scores.drop_duplicates(KEY)[[*KEY, "fold", "threshold"]]
+    return metrics.to_videos(scores).merge(fitted, on=KEY, validate="one_to_one")
+
+
+def table(videos: Mapping[str, pd.DataFrame], bootstrap: Bootstrap = DEFAULT) -> pd.DataFrame:
+    """Return a row per model and measure (AUC, ACC, F1, balanced) with its interval.
+
+    `videos` maps a model to its `to_videos`. The measure "pooled AUC" ranks the scores of all folds
+    together and has no interval; offsets between the folds move it.
+    """
+    rows = []
+    for model, of_model in videos.items():
+        found = {"AUC": auc(of_model, bootstrap)}
+        found |= {name: rate(of_model, name, bootstrap) for name in ("ACC", "F1", "balanced")}
+        pooled = metrics.auc(of_model["label"], of_model["score"])
+        found["pooled AUC"] = Interval(pooled, NAN, NAN, "none", "folds are ranked together")
+        rows += [{"model": model, "measure": name, "value": one.value, "low": one.low,
+                  "high": one.high, "reason": one.reason} for name, one in found.items()]
+    return pd.DataFrame(rows)
 
 
 def auc(videos: pd.DataFrame, bootstrap: Bootstrap = DEFAULT) -> Interval:
