@@ -159,6 +159,8 @@ def test_every_seed_is_a_line_of_both_splits_and_every_effect_a_row():
     sweep_plots.factor(rows, "rank", axes[0])
     lines = [line for line in axes[0].lines if line.get_marker() == "o"]
     assert [len(line.get_xdata()) for line in lines if len(line.get_xdata())] == [2] * 6
+    assert axes[0].get_legend() is None  # a caller draws one for all figures, without a warning
+    assert axes[0].get_legend_handles_labels()[1] == ["validation", "test"]
     tables = {split: ablations.main_effects(rows, split) for split in ablations.SPLITS}
     sweep_plots.effects(tables, axes[1])
     assert [label.get_text() for label in axes[1].get_yticklabels()] == list(ablations.EFFECTS)
