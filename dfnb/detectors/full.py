@@ -2,18 +2,12 @@
 
 from typing import Any, Self
 
-import numpy as np
-import torch
-from torch import nn
-
-from dfnb.detectors import tuning
-from dfnb.detectors.base import Detector
 from dfnb.detectors.schedule import Schedule
-from dfnb.detectors.tuning import Classifier
+from dfnb.detectors.tuning import Classifier, Tuned
 from dfnb.models.clip import Clip
 
 
-class Full(Detector):
+class Full(Tuned):
     """A tuned encoder and its head.
 
     With w the encoder's width, L blocks, MLPs m wide, patches of p pixels and n tokens
@@ -22,7 +16,6 @@ class Full(Detector):
     """
 
     name = "full"
-    head = "head"
 
     @classmethod
     def fit(cls, train, validation, *, clip: Clip, seed: int = 0, learning_rate: float = 1e-4,
@@ -39,16 +32,3 @@ class Full(Detector):
     def build(clip: Clip, options: dict) -> Classifier:
         """Return a copy of CLIP's encoder, of which all weights train, and a new head."""
         return Classifier(clip, clip.trainable_encoder())
-
-    @property
-    def encoder(self) -> nn.Module:
-        """The tuned encoder."""
-        return self.model.vision
-
-    def logit_of_pooled(self, pooled: torch.Tensor) -> torch.Tensor:
-        """Return the head's logits (n,)."""
-        return self.model.logit(pooled)
-
-    def features(self, crops) -> np.ndarray:
-        """Return the pooled features (n, width) float32 that the head takes."""
-        return tuning.features(self, crops)

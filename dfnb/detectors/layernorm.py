@@ -9,14 +9,12 @@ import warnings
 from pathlib import Path
 from typing import Any, Self
 
-import numpy as np
 import peft
 import torch
 import torch.nn.functional as F
 from torch import nn
 
 from dfnb.detectors import training, tuning
-from dfnb.detectors.base import Detector
 from dfnb.detectors.schedule import Schedule, check_least
 from dfnb.models.clip import Clip
 
@@ -31,14 +29,13 @@ class SphereClassifier(tuning.Classifier):
         return F.normalize(pooled.float(), dim=-1)
 
 
-class LayerNorm(Detector):
+class LayerNorm(tuning.Tuned):
     """An encoder with tuned LayerNorms and its head.
 
     `trainable` = 2 * width * (2 * blocks + 2) + width + 1.
     """
 
     name = "layernorm"
-    head = "head"
 
     @classmethod
     def fit(cls, train, validation, *, clip: Clip, seed: int = 0, uniform: float = 0.5,
@@ -61,19 +58,6 @@ class LayerNorm(Detector):
     def build(clip: Clip, options: dict) -> SphereClassifier:
         """Return an encoder whose LayerNorms train, and a new head."""
         return SphereClassifier(clip, adapt(clip.trainable_encoder()))
-
-    @property
-    def encoder(self) -> nn.Module:
-        """The encoder with tuned LayerNorms."""
-        return self.model.vision
-
-    def logit_of_pooled(self, pooled: torch.Tensor) -> torch.Tensor:
-        """Return the head's logits (n,)."""
-        return self.model.logit(pooled)
-
-    def features(self, crops) -> np.ndarray:
-        """Return the features (n, width) float32 of length one that the head takes."""
-        return tuning.features(self, crops)
 
     def save_model(self, folder: Path) -> None:
         """Write adapter/ as PEFT does, and the head."""

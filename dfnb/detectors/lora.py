@@ -3,24 +3,20 @@
 from pathlib import Path
 from typing import Self
 
-import numpy as np
 import peft
-import torch
 from torch import nn
 
 from dfnb import UserError, files
 from dfnb.detectors import tuning
-from dfnb.detectors.base import Detector
 from dfnb.detectors.schedule import Schedule
-from dfnb.detectors.tuning import Classifier
+from dfnb.detectors.tuning import Classifier, Tuned
 from dfnb.models.clip import Clip, Reader
 
 
-class Lora(Detector):
+class Lora(Tuned):
     """An adapted encoder and its head. `trainable` = 2 * 2 * rank * width * blocks + width + 1."""
 
     name = "lora"
-    head = "head"
 
     @classmethod
     def fit(cls, train, validation, *, clip: Clip, seed: int = 0, rank: int = 8,
@@ -57,19 +53,6 @@ class Lora(Detector):
         """Return what maps rows of a view to the activations that enter the model."""
         keep = self.options["prefix"] and self.cache_prefix
         return self.clip.hidden_reader(view, self.model.block, keep=keep)
-
-    @property
-    def encoder(self) -> nn.Module:
-        """The adapted encoder, with its frozen blocks."""
-        return self.model.vision
-
-    def logit_of_pooled(self, pooled: torch.Tensor) -> torch.Tensor:
-        """Return the head's logits (n,)."""
-        return self.model.logit(pooled)
-
-    def features(self, crops) -> np.ndarray:
-        """Return the pooled features (n, width) float32 that the head takes."""
-        return tuning.features(self, crops)
 
     def save_model(self, folder: Path) -> None:
         """Write adapter/ as PEFT does, and the head."""

@@ -1,4 +1,4 @@
-"""A tuned image encoder under a linear head, and adapters in the way that PEFT saves them."""
+"""What detectors with a tuned image encoder under a linear head share, and PEFT's adapters."""
 
 import json
 import tempfile
@@ -55,11 +55,24 @@ class Classifier(nn.Module):
         return self.head(self.pool(inputs)).squeeze(-1)
 
 
-def features(detector: Detector, crops) -> np.ndarray:
-    """Return what a classifier's head takes of crops (n, width) float32, without dropout."""
-    model, clip = detector.model, detector.clip
-    return training.apply(model, lambda inputs: model.pool(inputs).float(), crops, clip,
-                          detector.reader(crops), clip.width)
+class Tuned(Detector):
+    """A detector whose `build` returns a `Classifier`."""
+
+    head = "head"
+
+    @property
+    def encoder(self) -> nn.Module:
+        """The tuned encoder, with the blocks that stay frozen."""
+        return self.model.vision
+
+    def logit_of_pooled(self, pooled: torch.Tensor) -> torch.Tensor:
+        """Return the head's logits (n,)."""
+        return self.model.logit(pooled)
+
+    def features(self, crops) -> np.ndarray:
+        """Return the features (n, width) float32 that the head takes, without dropout."""
+        return training.apply(self.model, lambda inputs: self.model.pool(inputs).float(), crops,
+                              self.clip, self.reader(crops), self.clip.width)
 
 
 def adapt(encoder: nn.Module, config: peft.PeftConfig) -> peft.PeftModel:
