@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 
 from dfnb import UserError
-from dfnb.evaluation import cross_fitting, metrics
+from dfnb.evaluation import cross_fitting, intervals, metrics
 from dfnb.evaluation.intervals import Bootstrap
 from tools.coverage import cross_fitted
 
@@ -77,10 +77,23 @@ def test_other_videos_or_folds_are_refused():
 @pytest.mark.parametrize("name", metrics.RATES)
 def test_a_rate_counts_each_video_at_the_threshold_of_its_fold(name):
     table = videos().assign(threshold=lambda rows: 0.2 * rows.fold)
-    found = cross_fitting.rate(table, name, FEW)
+    found = cross_fitting.rates(table, FEW)[name]
     answers = (table.score >= table.threshold).astype(float)
     assert found.value == pytest.approx(metrics.at_threshold(table.label, answers, 0.5)[name])
     assert found.low < found.value < found.high
+
+
+def test_no_interval_of_a_rate_reaches_above_one():
+    table = videos(groups=10, folds=2, shift=2.5).assign(threshold=1.0)
+    found = cross_fitting.rates(table, FEW)["ACC"]
+    assert 0.9 < found.value < found.high == 1
+
+
+def test_many_videos_are_drawn_in_pieces(monkeypatch):
+    table, whole = videos(), cross_fitting.auc(videos(), FEW)
+    monkeypatch.setattr(intervals, "CHUNK", 3 * len(table))
+    pieces = cross_fitting.auc(table, FEW)
+    assert pieces.value == whole.value and pieces.low == pytest.approx(whole.low, abs=0.02)
 
 
 @pytest.mark.parametrize("groups", [10, 50])

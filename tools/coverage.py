@@ -1,40 +1,54 @@
 """Simulate how often an interval of the AUC holds the true value.
 
-`python -m tools.coverage` prints a table for test sets like those of the study (minutes).
+`python -m tools.coverage` prints a table for test sets like those of the study, and writes that of
+cross-fitted detectors into book/_static/coverage.csv, which the methods page shows (ten minutes).
 """
 
+import itertools
 from collections.abc import Callable, Iterator, Mapping
 
 import numpy as np
 import pandas as pd
 from scipy.stats import norm
 
+from dfnb import files
 from dfnb.evaluation import cross_fitting, intervals
 from dfnb.evaluation.intervals import Bootstrap, Interval
 
+FEW = Bootstrap(draws=300)
 KINDS: dict[str, Callable[..., Interval]] = {
     "Newcombe": lambda labels, scores, groups: intervals.newcombe_of(labels, scores),
     "DeLong": lambda labels, scores, groups: intervals.delong(labels, scores),
     "cluster bootstrap": lambda labels, scores, groups: intervals.cluster_bootstrap(
-        labels, scores, groups, Bootstrap(draws=300)),
+        labels, scores, groups, FEW),
 }
+CORRELATION = 0.7  # of the scores of two detectors within a class
+AUCS = 0.8, 0.75  # of two cross-fitted detectors
+DESIGNS = ((0.0, 1.0), (0.3, 1.0), (0.3, 2.5))  # `within` and `spread` of the tables
+
+
+def noise(group: np.ndarray, within: float, rng: np.random.Generator) -> np.ndarray:
+    """Return normal noise (n,) of variance 1, of which groups have the share `within` in common."""
+    shared = rng.standard_normal(group.max() + 1)[group]
+    return np.sqrt(within) * shared + np.sqrt(1 - within) * rng.standard_normal(len(group))
+
+
+def binormal(labels: np.ndarray, values: np.ndarray, auc: float, spread: float) -> np.ndarray:
+    """Return scores (n,) with a true AUC of standard normal values.
+
+    `spread` is the deviation of the reals divided by that of the fakes, whose deviation is 1.
+    """
+    return np.where(labels == 1, values + np.sqrt(1 + spread**2) * norm.ppf(auc), spread * values)
 
 
 def samples(auc: float, reals: int, fakes: int, *, within: float = 0.0, spread: float = 1.0,
             repeats: int = 1000, seed: int = 0) -> Iterator[tuple]:
-    """Yield labels, binormal scores and groups (n,) of test sets whose true AUC is `auc`.
-
-    Two identities make a group, and `within` is the share of variance that they have in common.
-    `spread` is the deviation of the reals divided by that of the fakes, whose deviation is 1.
-    """
+    """Yield labels, scores and groups (n,) of test sets; two identities make a group."""
     labels = np.repeat([0, 1], [reals, fakes])
     groups = np.concatenate([np.arange(reals), np.arange(fakes)]) // 2
-    shift = np.sqrt(1 + spread**2) * norm.ppf(auc)
     rng = np.random.default_rng(seed)
     for _ in range(repeats):
-        shared = rng.standard_normal(groups.max() + 1)[groups]
-        noise = np.sqrt(within) * shared + np.sqrt(1 - within) * rng.standard_normal(len(labels))
-        yield labels, np.where(labels, noise + shift, spread * noise), groups
+        yield labels, binormal(labels, noise(groups, within, rng), auc, spread), groups
 
 
 def coverage(auc: float, reals: int, fakes: int, kinds: Mapping[str, Callable] = KINDS,
@@ -52,49 +66,49 @@ def coverage(auc: float, reals: int, fakes: int, kinds: Mapping[str, Callable] =
     return pd.DataFrame(rows).groupby("kind", sort=False).mean()
 
 
-def cross_fitted(groups: int, folds: int = 5, *, first: float = 0.8, second: float = 0.75,
-                 within: float = 0.0, spread: float = 1.0, repeats: int = 1000, seed: int = 0
-                 ) -> pd.Series:
-    """Return how often the intervals of an AUC and of a difference hold the true value.
+def cross_fitted(groups: int, folds: int = 5, *, within: float = 0.0, spread: float = 1.0,
+                 repeats: int = 1000, seed: int = 0) -> pd.Series:
+    """Return how often the intervals of cross-fitted detectors hold the true value.
 
-    Every identity group has two reals and two fakes. The scores of two detectors correlate by 0.7,
-    and those of a fold have an offset in common.
+    They are those of an AUC, of a difference, and of the balanced accuracy at one threshold. Every
+    identity group has two reals and two fakes, and the scores of a fold have an offset in common.
     """
     rng = np.random.default_rng(seed)
     group = np.tile(np.repeat(np.arange(groups), 2), 2)
-    labels = np.repeat([0, 1], 2 * groups)
-    key = {"corpus": "c", "manipulation": labels.astype(str), "video": np.arange(4 * groups)}
-    videos = pd.DataFrame({**key, "label": labels, "group": group, "fold": group % folds})
-
-    def noise() -> np.ndarray:
-        shared = rng.standard_normal(groups)[group]
-        return np.sqrt(within) * shared + np.sqrt(1 - within) * rng.standard_normal(len(group))
-
+    labels, fold = np.repeat([0, 1], 2 * groups), group % folds
+    videos = pd.DataFrame({"corpus": "c", "manipulation": labels.astype(str),
+                           "video": np.arange(4 * groups), "label": labels, "group": group,
+                           "fold": fold})
+    threshold = np.sqrt(1 + spread**2) * norm.ppf(AUCS[0]) / 2
+    balanced = (norm.cdf(threshold) + norm.cdf(threshold / spread)) / 2
     rows = []
     for _ in range(repeats):
-        common, offset = noise(), rng.standard_normal(folds)[group % folds]
+        common, offset = noise(group, within, rng), rng.standard_normal(folds)[fold]
         tables = []
-        for auc in (first, second):
-            value, shift = np.sqrt(0.7) * common + np.sqrt(0.3) * noise(), norm.ppf(auc)
-            score = np.where(labels == 1, value + np.sqrt(1 + spread**2) * shift, spread * value)
-            tables.append(videos.assign(score=score + offset))
-        bootstrap = Bootstrap(draws=300)
-        auc = cross_fitting.auc(tables[0], bootstrap)
-        gap = cross_fitting.difference(*tables, bootstrap)
-        rows.append({"AUC": auc.low <= first <= auc.high,
-                     "difference": gap.low <= first - second <= gap.high})
+        for auc in AUCS:
+            own = noise(group, within, rng)
+            values = np.sqrt(CORRELATION) * common + np.sqrt(1 - CORRELATION) * own
+            score = binormal(labels, values, auc, spread) + offset
+            tables.append(videos.assign(score=score, threshold=threshold + offset))
+        found = {"AUC": (cross_fitting.auc(tables[0], FEW), AUCS[0]),
+                 "difference": (cross_fitting.difference(*tables, FEW), AUCS[0] - AUCS[1]),
+                 "balanced accuracy": (cross_fitting.rates(tables[0], FEW)["balanced"], balanced)}
+        rows.append({name: one.low <= true <= one.high for name, (one, true) in found.items()})
     return pd.DataFrame(rows).mean()
 
 
 def main() -> None:
-    """Print the coverage for few and many reals, within groups and with unequal spreads."""
-    for options in ({}, {"within": 0.3}, {"within": 0.3, "spread": 2.5}):
-        for reals, fakes in ((10, 100), (50, 50), (140, 140)):
-            print(f"AUC 0.8, {reals} reals, {fakes} fakes, {options or 'equal spread'}")
-            print(coverage(0.8, reals, fakes, **options).to_string(), "\n")
-        for groups in (10, 50, 100):
-            print(f"cross-fitted, {groups} groups in 5 folds, {options or 'equal spread'}")
-            print(cross_fitted(groups, **options).to_string(), "\n")
+    """Print the coverage of the kinds of intervals, and write that of cross-fitted detectors."""
+    for (within, spread), (reals, fakes) in itertools.product(
+            DESIGNS, ((10, 100), (50, 50), (140, 140))):
+        print(f"AUC 0.8, {reals} reals, {fakes} fakes, shared variance {within}, spread {spread}")
+        print(coverage(0.8, reals, fakes, within=within, spread=spread).to_string(), "\n")
+    rows = [{"groups": groups, "shared variance": within, "spread of the reals": spread}
+            | cross_fitted(groups, within=within, spread=spread).round(3).to_dict()
+            for groups, (within, spread) in itertools.product((10, 50, 100), DESIGNS)]
+    table = pd.DataFrame(rows)
+    print(table.to_string(index=False))
+    files.atomic_write(files.ROOT / "book" / "_static" / "coverage.csv", table.to_csv(index=False))
 
 
 if __name__ == "__main__":

@@ -18,7 +18,8 @@ from dfnb.evaluation import intervals, metrics
 from dfnb.evaluation.intervals import DEFAULT, NAN, Bootstrap, Interval
 
 LEAST_FREEDOM = 5  # from here on, `tools.coverage` finds that 93 % or more hold the true value
-Statistic = Callable[[np.ndarray], np.ndarray]  # weights (draws, videos) -> values (draws,)
+KIND = "groups within folds"
+Statistic = Callable[[np.ndarray], np.ndarray]  # weights (draws, videos) -> values (draws, k)
 
 
 def to_videos(scores: pd.DataFrame) -> pd.DataFrame:
@@ -38,8 +39,9 @@ def table(videos: Mapping[str, pd.DataFrame], bootstrap: Bootstrap = DEFAULT) ->
     """
     rows = []
     for model, of_model in videos.items():
+        of_rates = rates(of_model, bootstrap)
         found = {"AUC": auc(of_model, bootstrap)}
-        found |= {name: rate(of_model, name, bootstrap) for name in ("ACC", "F1", "balanced")}
+        found |= {name: of_rates[name] for name in ("ACC", "F1", "balanced")}
         pooled = metrics.auc(of_model["label"], of_model["score"])
         found["pooled AUC"] = Interval(pooled, NAN, NAN, "none", "folds are ranked together")
         rows += [{"model": model, "measure": name, "value": one.value, "low": one.low,
@@ -52,7 +54,7 @@ def auc(videos: pd.DataFrame, bootstrap: Bootstrap = DEFAULT) -> Interval:
 
     `videos` holds one row per tested video with fold, group, label and score.
     """
-    return _interval(videos, _auc(videos, "score"), bootstrap, bounded=True)
+    return _intervals(videos, _auc(videos, "score"), bootstrap, logit=True)[0]
 
 
 def difference(first: pd.DataFrame, second: pd.DataFrame, bootstrap: Bootstrap = DEFAULT
@@ -67,23 +69,23 @@ def difference(first: pd.DataFrame, second: pd.DataFrame, bootstrap: Bootstrap =
         raise UserError(f"a difference within folds needs the same videos in the same folds; of "
                         f"{len(first)} and {len(second)} videos {len(both)} are in both")
     of_first, of_second = _auc(both, "score"), _auc(both, "score_other")
-    return _interval(both, lambda weights: of_first(weights) - of_second(weights), bootstrap)
+    return _intervals(both, lambda weights: of_first(weights) - of_second(weights), bootstrap)[0]
 
 
-def rate(videos: pd.DataFrame, name: str, bootstrap: Bootstrap = DEFAULT) -> Interval:
-    """Return a rate of `metrics.RATES` over all folds, each at the threshold of its detector.
+def rates(videos: pd.DataFrame, bootstrap: Bootstrap = DEFAULT) -> dict[str, Interval]:
+    """Return each of `metrics.RATES` over all folds, at the threshold of each fold's detector.
 
     `videos` holds fold, group, label, score and `threshold`, which validation chose.
     """
     labels = videos["label"].to_numpy() == 1
     answers = (videos["score"] >= videos["threshold"]).to_numpy()
-    cells = np.stack([answers & labels, answers & ~labels, ~answers & labels, ~answers & ~labels])
+    cases = np.stack([answers & labels, answers & ~labels, ~answers & labels, ~answers & ~labels])
 
     def of(weights: np.ndarray) -> np.ndarray:
-        counts = weights @ cells.T.astype(float)  # (draws, TP FP FN TN)
-        return np.array([metrics.from_counts(*row)[name] for row in counts])
+        rows = [metrics.from_counts(*counts) for counts in weights @ cases.T.astype(float)]
+        return np.array([[row[name] for name in metrics.RATES] for row in rows])
 
-    return _interval(videos, of, bootstrap)
+    return dict(zip(metrics.RATES, _intervals(videos, of, bootstrap), strict=True))
 
 
 def _auc(videos: pd.DataFrame, column: str) -> Statistic:
@@ -99,41 +101,47 @@ def _auc(videos: pd.DataFrame, column: str) -> Statistic:
                           * weights[:, rows[labels[rows] == 0]].sum(axis=1) for rows in folds])
         wins = np.where(pairs > 0, np.nan_to_num(values) * pairs, 0.0).sum(axis=0)
         total = pairs.sum(axis=0)  # a fold without a class in a draw has no pairs
-        return np.divide(wins, total, out=np.full(len(total), NAN), where=total > 0)
+        return np.divide(wins, total, out=np.full(len(total), NAN), where=total > 0)[:, None]
 
     return of
 
 
-def _interval(videos: pd.DataFrame, statistic: Statistic, bootstrap: Bootstrap,
-              bounded: bool = False) -> Interval:
-    """Return a statistic with Student's interval on the deviation over draws of whole groups.
+def _intervals(videos: pd.DataFrame, statistic: Statistic, bootstrap: Bootstrap,
+               logit: bool = False) -> list[Interval]:
+    """Return k statistics with Student's interval on the deviation over draws of whole groups.
 
-    The degrees of freedom are the identity groups of the rarer class less the folds. A bounded
-    statistic gets its interval on the logit scale.
+    The degrees of freedom are the identity groups of the rarer class less the folds. The interval
+    is computed on the logit scale, or else cut off at -1 and 1, where all these statistics end.
     """
-    kind, value = "groups within folds", float(statistic(np.ones((1, len(videos))))[0])
-    least = min(intervals.groups_per_class(videos["label"], videos["group"]))
-    freedom = least - videos["fold"].nunique()
+    values = statistic(np.ones((1, len(videos))))[0]
+    least, folds = min(intervals.groups_per_class(videos["label"], videos["group"])), videos["fold"]
+    freedom = least - folds.nunique()
     if freedom < LEAST_FREEDOM or videos.groupby("fold")["group"].nunique().min() < 2:
-        reason = (f"{least} identity groups of the rarer class in {videos['fold'].nunique()} folds "
-                  f"are too few: {LEAST_FREEDOM} more groups than folds are needed, two in a fold")
-        return Interval(value, NAN, NAN, kind, reason)
-    drawn = statistic(_weights(videos, bootstrap))
-    deviation = float(np.nanstd(drawn, ddof=1))
-    if not deviation > 0 or (bounded and value in (0, 1)):
-        reason = "all draws have the same value, so the bootstrap shows no spread"
-        return Interval(value, NAN, NAN, kind, reason)
-    half = float(student.ppf((1 + bootstrap.confidence) / 2, freedom)) * deviation
-    if bounded:
-        return Interval(value, *intervals.on_logit_scale(value, half), kind)
-    return Interval(value, value - half, value + half, kind)
+        reason = (f"{least} identity groups of the rarer class in {folds.nunique()} folds are too "
+                  f"few: {LEAST_FREEDOM} more groups than folds are needed, two in a fold")
+        return [Interval(float(value), NAN, NAN, KIND, reason) for value in values]
+    deviations = np.nanstd(_drawn(videos, statistic, bootstrap), axis=0, ddof=1)
+    quantile, found = float(student.ppf((1 + bootstrap.confidence) / 2, freedom)), []
+    for value, half in zip(values.tolist(), (quantile * deviations).tolist(), strict=True):
+        if not half > 0 or (logit and value in (0, 1)):
+            reason = "all draws have the same value, so the bootstrap shows no spread"
+            found.append(Interval(value, NAN, NAN, KIND, reason))
+        elif logit:
+            found.append(Interval(value, *intervals.on_logit_scale(value, half), KIND))
+        else:
+            found.append(Interval(value, max(value - half, -1.0), min(value + half, 1.0), KIND))
+    return found
 
 
-def _weights(videos: pd.DataFrame, bootstrap: Bootstrap) -> np.ndarray:
-    """Return how often each video is drawn (draws, videos), one group fewer than its fold has."""
-    rng, weights = np.random.default_rng(bootstrap.seed), np.zeros((bootstrap.draws, len(videos)))
-    for fold in sorted(set(videos["fold"])):
-        rows = np.flatnonzero(videos["fold"] == fold)
-        groups = videos["group"].to_numpy()[rows]
-        weights[:, rows] = intervals.group_weights(groups, bootstrap.draws, rng, fewer=1)
-    return weights
+def _drawn(videos: pd.DataFrame, statistic: Statistic, bootstrap: Bootstrap) -> np.ndarray:
+    """Return the statistics (draws, k) of draws that take one group fewer than each fold has."""
+    rng, drawn = np.random.default_rng(bootstrap.seed), []
+    step = max(1, intervals.CHUNK // len(videos))
+    folds = [np.flatnonzero(videos["fold"] == fold) for fold in sorted(set(videos["fold"]))]
+    for start in range(0, bootstrap.draws, step):
+        weights = np.zeros((min(step, bootstrap.draws - start), len(videos)))
+        for rows in folds:
+            groups = videos["group"].to_numpy()[rows]
+            weights[:, rows] = intervals.group_weights(groups, len(weights), rng, fewer=1)
+        drawn.append(statistic(weights))
+    return np.concatenate(drawn)
