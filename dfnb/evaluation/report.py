@@ -50,18 +50,12 @@ def report(scores: pd.DataFrame, other: pd.DataFrame | None = None, bootstrap: B
     reals. averages: other ways from frames to a video. comparison: the paired comparison with
     `other`, or None. videos: the video scores. notes: sentences. confidence: of all intervals.
     """
-    test = scores[scores["split"] == "test"]
-    if test.empty:
-        raise UserError("there are no rows of the split test, only "
-                        f"{', '.join(sorted(set(scores['split'])))}")
+    measured, test = table(scores, bootstrap), scores[scores["split"] == "test"]
     videos, validation = metrics.to_videos(test), scores[scores["split"] == "validation"]
-    rows = []
-    if len(videos) < len(test):
-        rows += _rows("frame", test, validation, bootstrap)
-    rows += _rows("video", videos, metrics.to_videos(validation), bootstrap)
+    primary = measured.loc[measured["unit"] == "video", "interval"].iloc[0]
     return {
-        "table": pd.DataFrame(rows, columns=ROW),
-        "intervals": _intervals(videos, bootstrap),
+        "table": measured,
+        "intervals": _intervals(videos, primary, bootstrap),
         "counts": _counts(test),
         "manipulations": _manipulations(videos, bootstrap),
         "averages": _averages(test),
@@ -72,11 +66,24 @@ def report(scores: pd.DataFrame, other: pd.DataFrame | None = None, bootstrap: B
     }
 
 
+def table(scores: pd.DataFrame, bootstrap: Bootstrap = DEFAULT) -> pd.DataFrame:
+    """Return the table of `report` alone: a row (`ROW`) per unit and answer."""
+    test, validation = (scores[scores["split"] == name] for name in ("test", "validation"))
+    if test.empty:
+        raise UserError("there are no rows of the split test, only "
+                        f"{', '.join(sorted(set(scores['split'])))}")
+    videos, rows = metrics.to_videos(test), []
+    if len(videos) < len(test):
+        rows += _rows("frame", test, validation, bootstrap)
+    rows += _rows("video", videos, metrics.to_videos(validation), bootstrap)
+    return pd.DataFrame(rows, columns=ROW)
+
+
 def summary(found: dict) -> str:
     """Return the report as a short text for a terminal."""
-    table = found["table"][["unit", "answer", *MEASURES]]
+    measured = found["table"][["unit", "answer", *MEASURES]]
     lines = [*found["notes"], "",
-             table.to_string(index=False, float_format="{:.4f}".format, na_rep="-"),
+             measured.to_string(index=False, float_format="{:.4f}".format, na_rep="-"),
              "", found["counts"].to_string(index=False)]
     if found["comparison"] is not None:
         lines += ["", found["comparison"]["says"].iloc[0]]
@@ -91,10 +98,10 @@ def write(found: dict, folder: Path) -> None:
     if folder.exists() and not folder.is_dir():
         raise UserError(f"{folder} is a file; the report needs a folder")
     tables = {name: found[name] for name in TABLES if found[name] is not None}
-    for name, table in tables.items():
-        files.atomic_write(folder / f"{name}.csv", table.to_csv(index=False))
-    content = {name: json.loads(table.to_json(orient="records", double_precision=15))
-               for name, table in tables.items() if name != "videos"}  # what is undefined is null
+    for name, rows in tables.items():
+        files.atomic_write(folder / f"{name}.csv", rows.to_csv(index=False))
+    content = {name: json.loads(rows.to_json(orient="records", double_precision=15))
+               for name, rows in tables.items() if name != "videos"}  # what is undefined is null
     content |= {"notes": found["notes"], "confidence": found["confidence"]}
     text = json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
     files.atomic_write(folder / "report.json", text)
@@ -118,10 +125,9 @@ def _rows(unit: str, rows: pd.DataFrame, validation: pd.DataFrame, bootstrap: Bo
     return [{"unit": unit} | row for row in [*answers, constant]]
 
 
-def _intervals(videos: pd.DataFrame, bootstrap: Bootstrap) -> pd.DataFrame:
+def _intervals(videos: pd.DataFrame, primary: str, bootstrap: Bootstrap) -> pd.DataFrame:
     """Return every kind of interval of the video AUC, the primary one marked."""
     labels, scores, groups = (videos[column].to_numpy() for column in ("label", "score", "group"))
-    primary = intervals.interval(labels, scores, groups, bootstrap).kind
     found = [intervals.newcombe_of(labels, scores, bootstrap.confidence),
              intervals.cluster_bootstrap(labels, scores, groups, bootstrap),
              intervals.delong(labels, scores, bootstrap.confidence),
@@ -160,9 +166,9 @@ def _averages(rows: pd.DataFrame) -> pd.DataFrame:
 def _comparison(videos: pd.DataFrame, other: pd.DataFrame, bootstrap: Bootstrap) -> pd.DataFrame:
     """Return the paired comparison on the test videos of both files, as a table of one row."""
     theirs = metrics.to_videos(other[other["split"] == "test"])
-    table = comparison.table(videos, theirs, bootstrap)
-    both = table["reals"] + table["fakes"]
-    return table.assign(videos=both, left_out=len(videos) + len(theirs) - 2 * both)
+    compared = comparison.table(videos, theirs, bootstrap)
+    both = compared["reals"] + compared["fakes"]
+    return compared.assign(videos=both, left_out=len(videos) + len(theirs) - 2 * both)
 
 
 def _notes(test: pd.DataFrame, videos: pd.DataFrame, validation: pd.DataFrame) -> list[str]:

@@ -13,12 +13,12 @@ MEASURES = ["ACC", "F1", "balanced", "EER", "AUC"]
 
 
 def by_split(scores: pd.DataFrame, bootstrap: Bootstrap = DEFAULT) -> pd.DataFrame:
-    """Return the table of `report.report` for each model on each split.
+    """Return `report.table` for each model on each split.
 
     It has a row per model, split seed, unit (frame, video) and answer. `scores` has the columns of
     a score table, and model and split_seed; its splits are test and validation.
     """
-    found = [report.report(rows, bootstrap=bootstrap)["table"].assign(model=model, split_seed=seed)
+    found = [report.table(rows, bootstrap).assign(model=model, split_seed=seed)
              for (model, seed), rows in scores.groupby(["model", "split_seed"], sort=False)]
     table = pd.concat(found, ignore_index=True)
     return table[["model", "split_seed", *table.columns.drop(["model", "split_seed"])]]
