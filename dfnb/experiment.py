@@ -43,7 +43,11 @@ class Experiment:
         Raises UserError first if the notebook was given parameters that it does not have.
         """
         check_kernel()
-        settings = config.load(profile)
+        return cls.of(config.load(profile), progress=progress)
+
+    @classmethod
+    def of(cls, settings: config.Profile, *, progress: bool = True) -> "Experiment":
+        """Open a profile that no file holds, as `open` does."""
         videos = index(settings, progress=progress)
         return cls(settings, videos, _crops(videos, settings, progress))
 

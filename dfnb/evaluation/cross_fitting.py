@@ -49,6 +49,14 @@ def table(videos: Mapping[str, pd.DataFrame], bootstrap: Bootstrap = DEFAULT) ->
     return pd.DataFrame(rows)
 
 
+def shown(one: Interval, signed: bool = False) -> str:
+    """Return a value with its interval as text, such as ".80 (.75 to .85)", with 3 decimals."""
+    sign = "+" if signed else ""
+    if np.isnan(one.low):
+        return f"{one.value:{sign}.3f}"
+    return f"{one.value:{sign}.3f} ({one.low:{sign}.3f} to {one.high:{sign}.3f})"
+
+
 def auc(videos: pd.DataFrame, bootstrap: Bootstrap = DEFAULT) -> Interval:
     """Return the AUC within folds, averaged by real x fake pairs, with its interval.
 
