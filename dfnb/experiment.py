@@ -1,5 +1,6 @@
 """What a notebook opens: the videos of a profile, their crops, and CLIP."""
 
+import itertools
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -113,22 +114,25 @@ class Experiment:
                 validation.frames.groupby(KEY, sort=False).ngroup().to_numpy())
         return Trial(fitted, pd.concat(scores, ignore_index=True), seconds)
 
-    def cross_fit(self, detector: str, *, folds: int, seed: int, train_on: str,
-                  test_on: Sequence[str], **options) -> pd.DataFrame:
+    def cross_fit(self, detector: str, *, folds: int, train_on: str, test_on: Sequence[str],
+                  draws: Sequence[int] = (0,), seeds: Sequence[int] = (0,), **options
+                  ) -> pd.DataFrame:
         """Fit a detector once per fold of the protocol `cross` and return all test scores.
 
-        Every real video and every fake of `test_on` is tested once. The table has the columns
-        `fold` and `threshold`, which the fold's validation chose, and feeds
-        `evaluation.cross_fitting`.
+        Every real video and every fake of `test_on` is tested once for each of the `draws` of the
+        folds and each of the training `seeds`. The table has the columns draw, seed, fold and
+        `threshold`, which the fold's validation chose, and feeds `evaluation.cross_fitting`.
         """
         tested = []
-        for fold in range(folds):
-            split_table = self.split("cross", seed=seed, folds=folds, fold=fold,
+        for draw, fold in itertools.product(draws, range(folds)):
+            split_table = self.split("cross", seed=draw, folds=folds, fold=fold,
                                      train_manipulation=train_on, test_manipulations=test_on)
-            trial = self.trial(detector, split_table, seed=seed, describe=False, **options)
-            test = trial.scores[trial.scores["split"] == "test"]
-            threshold = trial.detector.metadata["threshold"]
-            tested.append(test.assign(fold=fold, threshold=threshold))
+            for seed in seeds:
+                trial = self.trial(detector, split_table, seed=seed, describe=False, **options)
+                test = trial.scores[trial.scores["split"] == "test"]
+                threshold = trial.detector.metadata["threshold"]
+                tested.append(test.drop(columns="split_seed").assign(
+                    draw=draw, seed=seed, fold=fold, threshold=threshold))
         return pd.concat(tested, ignore_index=True)
 
     def _training_data(self, train: crops.CropView) -> dict:

@@ -19,7 +19,7 @@ from dfnb.runs import notebooks
 
 NOTEBOOKS = sorted((files.ROOT / "notebooks").glob("*.ipynb"))
 CHAPTERS = sorted((files.ROOT / "book" / "chapters").glob("*.ipynb"))
-SECTIONS = ["## Data", "## Method", "## Result", "## Limits"]
+SECTIONS = ["## Data", "## Method", "## Result", "## Limits", "## Try it"]
 
 
 @pytest.fixture(params=NOTEBOOKS, ids=lambda path: path.stem)
@@ -42,12 +42,14 @@ def test_pairs_are_equal():
     assert notebooks.differs(files.ROOT / "notebooks") == []
 
 
-def test_title_cell_asks_and_answers(notebook):
+def test_title_cell_asks_and_the_answer_is_computed(notebook):
     first = notebook.cells[0]
     assert first.cell_type == "markdown"
     assert re.match(r"# \d+\. \S", first.source)
     assert "**Question**" in first.source
-    assert "**Answer**" in first.source
+    assert "**Answer**" not in first.source
+    place, *computed = [source for source in code(notebook) if "run.answer(" in source]
+    assert place == "run.answer()" and len(computed) == 1
 
 
 def test_one_parameters_cell_of_commented_literals(notebook):

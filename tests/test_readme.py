@@ -13,28 +13,33 @@ README = (files.ROOT / "README.md").read_text()
 SUMMARY = files.ROOT / "book" / "chapters" / "08_summary.ipynb"
 
 
+def cells() -> list:
+    """Return the cells of the tracked chapter 8."""
+    return nbformat.read(SUMMARY, as_version=4).cells
+
+
 def chapter_table() -> dict[tuple[str, str], list[str]]:
-    """Return the study's table as chapter 8 printed it: (unit, model) -> values."""
-    cell = next(cell for cell in nbformat.read(SUMMARY, as_version=4).cells
-                if cell.source.endswith("tables.over_splits(per_split)"))
+    """Return the cross-fitted table as chapter 8 printed it: (unit, model) -> cells."""
+    cell = next(cell for cell in cells() if "pd.concat(headline" in cell.source)
     unit, rows = "", {}
     for row in re.findall(r"<tr>(.*?)</tr>", cell.outputs[0].data["text/html"], re.S):
         names = re.findall(r"<th[^>]*>(.*?)</th>", row)
         if values := re.findall(r"<td>(.*?)</td>", row):
             unit = names[0] if len(names) == 2 else unit
-            rows[unit, names[-1].replace("&quot;", '"')] = values
+            rows[unit, names[-1]] = values
     return rows
 
 
 def test_the_headline_table_is_that_of_chapter_8():
     rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in README.splitlines()
             if re.match(r"\| (frame|video) \|", line)]
-    assert len(rows) >= 6
-    table = chapter_table()
-    for unit, model, *values in rows:
-        printed = [float(value) for value in table[unit, model] if value != "NaN"]
-        shown = [float(value) for value in values if value != "-"]
-        assert shown == printed[:-1], (unit, model)  # the last column counts the draws
+    assert {(unit, model): values for unit, model, *values in rows} == chapter_table()
+
+
+def test_the_headline_is_the_answer_of_chapter_8():
+    cell = next(cell for cell in cells() if cell.source == "run.answer()")
+    answer = cell.outputs[0].data["text/markdown"].removeprefix("**Answer** ")
+    assert " ".join(answer.split()) in " ".join(README.replace("\n> ", "\n").split())
 
 
 def test_every_path_that_it_names_is_there():
@@ -63,7 +68,7 @@ def test_its_lines_of_python_are_those_of_an_exported_detector():
 
 
 def test_its_figure_is_that_of_chapter_8():
-    shown = [output.data["image/png"] for cell in nbformat.read(SUMMARY, as_version=4).cells
+    shown = [output.data["image/png"] for cell in cells()
              if "plots.by_split" in cell.source
              for output in cell.outputs if "image/png" in output.get("data", {})]
     tracked = (files.ROOT / "book" / "_static" / "splits.png").read_bytes()

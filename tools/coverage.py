@@ -70,7 +70,7 @@ def cross_fitted(groups: int, folds: int = 5, *, within: float = 0.0, spread: fl
                  repeats: int = 1000, seed: int = 0) -> pd.Series:
     """Return how often the intervals of cross-fitted detectors hold the true value.
 
-    They are those of an AUC, of a difference, and of the balanced accuracy at one threshold. Every
+    They are those of an AUC, of a difference, of an EER, and of rates at one threshold. Every
     identity group has two reals and two fakes, and the scores of a fold have an offset in common.
     """
     rng = np.random.default_rng(seed)
@@ -80,7 +80,11 @@ def cross_fitted(groups: int, folds: int = 5, *, within: float = 0.0, spread: fl
                            "video": np.arange(4 * groups), "label": labels, "group": group,
                            "fold": fold})
     threshold = np.sqrt(1 + spread**2) * norm.ppf(AUCS[0]) / 2
-    balanced = (norm.cdf(threshold) + norm.cdf(threshold / spread)) / 2
+    tnr, tpr = norm.cdf(threshold / spread), norm.cdf(np.sqrt(1 + spread**2)
+                                                      * norm.ppf(AUCS[0]) - threshold)
+    true = {"balanced": (tnr + tpr) / 2, "ACC": (tnr + tpr) / 2,
+            "F1": 2 * tpr / (1 + tpr + 1 - tnr)}
+    error = norm.cdf(-np.sqrt(1 + spread**2) * norm.ppf(AUCS[0]) / (1 + spread))
     rows = []
     for _ in range(repeats):
         common, offset = noise(group, within, rng), rng.standard_normal(folds)[fold]
@@ -92,8 +96,10 @@ def cross_fitted(groups: int, folds: int = 5, *, within: float = 0.0, spread: fl
             tables.append(videos.assign(score=score, threshold=threshold + offset))
         found = {"AUC": (cross_fitting.auc(tables[0], FEW), AUCS[0]),
                  "difference": (cross_fitting.difference(*tables, FEW), AUCS[0] - AUCS[1]),
-                 "balanced accuracy": (cross_fitting.rates(tables[0], FEW)["balanced"], balanced)}
-        rows.append({name: one.low <= true <= one.high for name, (one, true) in found.items()})
+                 "EER": (cross_fitting.eer(tables[0], FEW), error)}
+        of_rates = cross_fitting.rates(tables[0], FEW)
+        found |= {name: (of_rates[name], value) for name, value in true.items()}
+        rows.append({name: one.low <= value <= one.high for name, (one, value) in found.items()})
     return pd.DataFrame(rows).mean()
 
 

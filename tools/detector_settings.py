@@ -82,9 +82,9 @@ def confirm(worlds: Sequence[int] = CONFIRMATION, base: str = "demo") -> pd.Data
     rows = []
     for world in worlds:
         experiment = Experiment.of(profile_of(world, [TRAIN_ON, TEST_ON], base))
-        both = [cross_fitting.to_videos(experiment.cross_fit(
-            detector, folds=own["folds"], draw=0, seed=0, train_on=TRAIN_ON, test_on=[TEST_ON],
-            **settings)) for detector, settings in (("probe", {}), ("lora", options))]
+        fits = dict(folds=own["folds"], train_on=TRAIN_ON, test_on=[TEST_ON])
+        both = [cross_fitting.to_videos(experiment.cross_fit(name, **fits, **settings))
+                for name, settings in (("probe", {}), ("lora", options))]
         found = {"linear probe": cross_fitting.auc(both[0]), "LoRA": cross_fitting.auc(both[1]),
                  "LoRA - linear probe": cross_fitting.difference(both[1], both[0])}
         rows.append({"world": world} | {name: cross_fitting.shown(one)

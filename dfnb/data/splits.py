@@ -111,6 +111,21 @@ def keep_manipulations(split_table: pd.DataFrame, train_manipulation: str,
     return kept
 
 
+def complete_scenes(split_table: pd.DataFrame, videos: pd.DataFrame) -> pd.DataFrame:
+    """Return the split table with only those scenes in training that train with both labels.
+
+    Validation and test stay the same. Raises UserError where training holds no such scene.
+    """
+    train = split_table.loc[split_table["split"] == "train", KEY].drop_duplicates()
+    train = train.merge(videos, on=KEY)
+    whole = train.groupby(["corpus", "target"])["label"].transform("nunique") == 2
+    if not whole.any():
+        raise UserError("no scene of the training split has both a real and a fake video there; "
+                        "use another seed or more videos")
+    kept = _among(split_table, train.loc[whole, KEY])
+    return split_table[(split_table["split"] != "train") | kept].reset_index(drop=True)
+
+
 def training_pairs(split_table: pd.DataFrame, videos: pd.DataFrame) -> pd.DataFrame:
     """Return the pairs of the training split, a real and the fake of which it is the target.
 
@@ -153,6 +168,11 @@ def _among(split_table: pd.DataFrame, keys: pd.DataFrame) -> np.ndarray:
 def mark(protocol: str) -> str:
     """Return the protocol's name for a table or figure, with what it leaks where it is leaky."""
     return f"{protocol} (leaky: {LEAKY[protocol]})" if protocol in LEAKY else protocol
+
+
+def repeated(protocol: str) -> str:
+    """Return what changes from fit to fit: the draw of the split, or the training seed alone."""
+    return "training seed" if protocol.startswith("official") else "draw of the split"
 
 
 def study(videos: pd.DataFrame, given: Given) -> pd.DataFrame:

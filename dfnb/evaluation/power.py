@@ -50,6 +50,30 @@ def expected_optimism(
     return {"optimism": float(best.mean() - auc), "low": low, "high": high, "spread": spread}
 
 
+def correlation_of_spread(
+    models: int, auc: float, reals: int, fakes: int, spread: float, *, repeats: int = 400,
+    seed: int = 0,
+) -> float:
+    """Return the correlation at which equally good models spread over `spread` (best - worst).
+
+    It is that of two models' scores within a class. Equal models that correlate more lie closer
+    together. The result lies on a grid of 0.01 from 0 to 0.99; NaN where even uncorrelated models
+    spread less, and 0.99 where they lie closer than that.
+    """
+    def above(correlation: float) -> bool:
+        found = expected_optimism(models, auc, reals, fakes, correlation=correlation,
+                                  repeats=repeats, seed=seed)
+        return found["spread"] >= spread
+
+    low, high = 0, 99
+    if not above(0.0):
+        return NAN
+    while low < high:
+        middle = (low + high + 1) // 2
+        low, high = (middle, high) if above(middle / 100) else (low, middle - 1)
+    return low / 100
+
+
 def optimism_of_best(
     labels: ArrayLike, scores: ArrayLike, groups: ArrayLike, bootstrap: Bootstrap = HALVES
 ) -> dict[str, float | str]:

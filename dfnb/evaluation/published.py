@@ -15,6 +15,7 @@ REPORTED = Path(__file__).with_name("reported")  # tables as CSV
 SOURCE = ("reported by the study on FaceForensics++ "
           "(real and FaceSwap in training, NeuralTextures in test)")
 TEST_VIDEOS = {"positives": 100, "negatives": 10}  # fakes, reals
+FRAMES = 101  # of each video
 GRID_SETTINGS = 27  # combinations of rank, alpha and dropout
 DECIMALS = 4
 
@@ -67,6 +68,28 @@ def decoded(confidence: float = 0.95) -> pd.DataFrame:
     counts = ["TP", "FP", "FN", "TN"]
     order = ["row", "AUC", "low", "high", "ACC", "F1", "balanced", "MCC", *counts, "matrices"]
     return pd.DataFrame([*rows, constant])[order].astype(dict.fromkeys(counts, "Int64"))
+
+
+def decoded_frames() -> pd.DataFrame:
+    """Return what the reported frame rows leave possible, by model, and the constant answer.
+
+    Several confusion matrices round to the same ACC and F1. Columns: model, ACC, F1, matrices (how
+    many fit), and the lowest and highest true-negative rate and balanced accuracy among them.
+    """
+    size = {name: count * FRAMES for name, count in TEST_VIDEOS.items()}
+    rows = []
+    for row in models().query("unit == 'frame'").to_dict("records"):
+        found = confusion_from(ACC=row["ACC"], F1=row["F1"], **size)
+        rate = found["TN"] / size["negatives"]
+        balanced = (rate + found["TP"] / size["positives"]) / 2
+        rows.append({"model": row["model"], "ACC": row["ACC"], "F1": row["F1"],
+                     "matrices": len(found), "TNR lowest": rate.min(), "TNR highest": rate.max(),
+                     "balanced lowest": balanced.min(), "balanced highest": balanced.max()})
+    answer = metrics.constant_answer(np.repeat([1, 0], list(size.values())))
+    constant = {"model": metrics.CONSTANT, "ACC": answer["ACC"], "F1": answer["F1"], "matrices": 1,
+                "TNR lowest": 0.0, "TNR highest": 0.0, "balanced lowest": answer["balanced"],
+                "balanced highest": answer["balanced"]}
+    return pd.DataFrame([*rows, constant])
 
 
 def _decode(row: dict, confidence: float) -> dict:

@@ -30,18 +30,24 @@ def chosen(per_split: pd.DataFrame, unit: str) -> pd.DataFrame:
 
 
 def over_splits(per_split: pd.DataFrame, answer: str = CHOSEN) -> pd.DataFrame:
-    """Return the mean of each measure over the splits, by unit and model, the constant answer last.
+    """Return the mean of each measure over the fits, by unit and model, the constant answer last.
 
-    `lowest` and `highest` are the AUCs of single splits (spread by split). `low` and `high` are the
-    means over the splits of the bounds of one split's interval (sampling of test videos).
+    A fit has its own draw of the split, or its own training seed where lists fix the split.
+    `lowest` and `highest` are the AUCs of single fits, so they show a spread and are no interval.
     """
     constant = per_split[per_split.answer == CONSTANT].assign(model=CONSTANT)
     rows = pd.concat([per_split[per_split.answer == answer], constant])
     grouped = rows.groupby(["unit", "model"], sort=False)
-    table = grouped[[*MEASURES, "low", "high"]].mean()
-    table.insert(5, "lowest", grouped.AUC.min())
-    table.insert(6, "highest", grouped.AUC.max())
-    return table.assign(splits=grouped.split_seed.nunique()).loc[["frame", "video"]].round(3)
+    table = grouped[MEASURES].mean().assign(lowest=grouped.AUC.min(), highest=grouped.AUC.max())
+    return table.assign(fits=grouped.split_seed.nunique()).loc[["frame", "video"]].round(3)
+
+
+def answer(per_split: pd.DataFrame, model: str) -> str:
+    """Word the AUC of a model's videos over the draws of the split."""
+    rows = chosen(per_split, "video").query("model == @model")
+    return (f"The {model} has a video AUC of {rows.AUC.mean():.3f}, the mean of {len(rows)} fits, "
+            f"from {rows.AUC.min():.3f} to {rows.AUC.max():.3f}; the interval of one fit is "
+            f"{rows.low.mean():.3f} to {rows.high.mean():.3f} (means of its bounds).")
 
 
 def by_manipulation(scores: pd.DataFrame, manipulations: Sequence[str]) -> pd.DataFrame:

@@ -36,6 +36,11 @@ class Result:
         return state.read_json(self.folder / "metrics.json")
 
     @cached_property
+    def parameters(self) -> dict[str, Any]:
+        """Parameters of the run, from config.json."""
+        return state.read_json(self.folder / "config.json")["parameters"]
+
+    @cached_property
     def timing(self) -> dict[str, Any]:
         """Content of timing.json; `cpu_seconds` are those of all threads."""
         return state.read_json(self.folder / "timing.json")

@@ -69,6 +69,13 @@ class Run:
         return (f"Profile {self.profile.name}; corpus {corpus}; commit {commit()}; "
                 f"{device()}.{warning}")
 
+    def answer(self, text: str = "") -> None:
+        """Show the chapter's answer below its question; without text, keep the place for it."""
+        from IPython.display import Markdown, display
+
+        shown = Markdown(f"**Answer** {text or '(computed at the end of this chapter)'}")
+        display(shown, display_id="answer", update=bool(text))
+
     def save(self, metrics: dict[str, Any], scores=None, detector=None, **tables) -> None:
         """Write metrics.json, each DataFrame as <name>.parquet, and the detector's files.
 
