@@ -72,6 +72,7 @@ def test_kept_frames_have_a_row_and_lost_frames_a_reason(view):
     lost = view.all_frames[view.all_frames.status != "kept"]
     assert lost[["video", "frame", "status", "row"]].values.tolist() == [
         [name, 0, "no face", -1] for name in ["000", "001", "002"]]
+    assert view.all_frames.faces.tolist() == [0, 1, 1, 1] * 3
     assert "path" not in view.frames
 
 

@@ -12,7 +12,7 @@ import yaml
 from test_video import bars, write
 
 from dfnb import cli, config, files
-from dfnb.data import corpora, identity, inventory, splits
+from dfnb.data import corpora, identity, splits
 from dfnb.demo import corpus as demo
 from dfnb.runs import configuration, fingerprint, notebooks, parameters, results, state
 
@@ -85,18 +85,6 @@ def test_all_ids_are_indexed_and_the_lists_place_every_one(whole):
     assert identity.audit(kept, videos).seen.max() == 0
     few = corpora.index(root, manipulations=manipulations, videos_per_class=100)
     assert len(few) == 300
-
-
-def test_the_inventory_finds_it_whole_and_every_header_readable(whole):
-    root, lists = whole
-    found = inventory.take(root, lists=lists, deep=True)
-    assert found.unusable == found.unreadable == found.copies == found.found.notes == []
-    assert found.counts.frames.tolist() == [2000, 2000, 2000]
-    assert (found.official.there == found.official.listed).all()
-    lacking = found.partners[["without_target", "without_source", "without_reverse"]]
-    assert lacking.map(len).to_numpy().sum() == 0
-    sizes = {protocol: table.to_numpy().sum() for protocol, table in found.splits.items()}
-    assert sizes == {"study": 300, "identity": 3000, "official": 3000}
 
 
 def test_a_changed_list_is_another_source_of_a_result(whole):

@@ -275,28 +275,6 @@ def test_the_loss_of_a_video_that_vanishes_after_decoding_may_pass(
     assert list((tmp_path / "cache").rglob("*.json")) == []
 
 
-def several():
-    """Return a detector: no, one or two faces, or one that leaves, by the number in the frame."""
-    stays, other = ((4, 10, 44, 50), 0.9), ((90, 30, 114, 54), 0.9)
-
-    def detect(grey):
-        at = number(np.stack([grey] * 3, axis=-1))
-        return [[], [stays], [stays, other], [((-32, 10, 12, 50), 0.9)], [other]][at]
-
-    return detect
-
-
-def test_the_status_of_each_frame_names_lost_faces(tmp_path, crop, monkeypatch):
-    monkeypatch.setattr(faces, "detector", several)
-    shown = [bars(at) for at in (1, 2, 0, 1, 4, 1, 2, 3)]
-    write(tmp_path / "000.mp4", shown, pts=range(0, 200, 25))
-    view = crop(table(tmp_path, ["000"]), frames=8)
-    assert view.all_frames.faces.tolist() == [1, 2, 0, 1, 1, 1, 2, 1]
-    assert view.all_frames.status.tolist() == [
-        "kept", "kept", faces.NO_FACE, "kept", faces.OTHER_FACE, "kept", "kept", faces.LEAVES]
-    assert set(view.losses().status) == set(view.all_frames.status)
-
-
 def test_links_are_followed_and_a_name_that_is_not_text_is_an_error(tmp_path, good):
     place = tmp_path / "corpus" / "original_sequences" / "youtube" / "c23" / "videos"
     place.mkdir(parents=True)
