@@ -339,6 +339,15 @@ def test_without_an_endpoint_it_says_that_it_was_not_run():
         Multimodal.fit(None, None, clip=CLIP, seed=0)
 
 
+def test_a_loaded_detector_asks_the_same(server, crops, tmp_path, clip):
+    detector = fit(server, repeats=2, clip=clip)
+    scores = detector.score(crops)
+    detector.save(tmp_path / "saved")
+    loaded = Multimodal.load(tmp_path / "saved", clip)
+    np.testing.assert_array_equal(loaded.score(crops), scores)
+    assert len(server.requests) == 4
+
+
 # --- a model that sees and speaks
 def tiny_model(folder) -> None:
     """Save a random Llava that knows the words yes, no and eyes, and answers by chance."""
