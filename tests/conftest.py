@@ -17,6 +17,17 @@ def pytest_configure(config):
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
 
 
+@pytest.fixture
+def folders(tmp_path, monkeypatch) -> Path:
+    """The folder of a separate study: without a chapter or profile, and outside of any run."""
+    for name in ("DATA", "CACHE", "RUNS", "NOTEBOOKS", "PARAMS"):
+        monkeypatch.setenv(f"DFNB_{name}", str(tmp_path / name.lower()))
+    monkeypatch.delenv("DFNB_RUN", raising=False)
+    for name in ("notebooks", "params"):
+        (tmp_path / name).mkdir()
+    return tmp_path
+
+
 @pytest.fixture(scope="session")
 def corpus(tmp_path_factory) -> Path:
     """Six people and all kinds of fakes: 30 mp4 files of 12 frames, laid out as FaceForensics++."""

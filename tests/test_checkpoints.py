@@ -1,11 +1,13 @@
 """Checkpoints: every shape of OpenAI's CLIP, every file layout, broken files, and the hub."""
 
 import json
+import shutil
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
+import torch.nn.functional as F
 import transformers
 from safetensors.torch import load_file, save_file
 
@@ -23,6 +25,16 @@ MEAN, STD = [0.48145466, 0.4578275, 0.40821073], [0.26862954, 0.26130258, 0.2757
 AS_OF_2021 = {"crop_size": 64, "do_center_crop": True, "do_normalize": True, "do_resize": True,
               "size": 64, "feature_extractor_type": "CLIPFeatureExtractor", "image_mean": MEAN,
               "image_std": STD, "resample": 3}
+
+
+def here(folder):
+    """The checkpoint of a folder on the CPU."""
+    return load(str(folder), device="cpu")
+
+
+def refused(folder, message):
+    with pytest.raises(UserError, match=message):
+        here(folder)
 
 
 def make(folder, shape):
@@ -49,21 +61,21 @@ def test_features_of_every_shape_equal_transformers_own(shape, tmp_path, monkeyp
     monkeypatch.setenv("DFNB_CACHE", str(tmp_path / "cache"))
     model = make(tmp_path / "clip", shape)
     images = np.random.default_rng(3).integers(0, 256, (3, 96, 96, 3), dtype=np.uint8)
-    keys = {"corpus": "noise", "manipulation": "real", "video": "000", "label": 0}
-    view = CropView.of_arrays(images, pd.DataFrame({"frame": range(3)}).assign(**keys))
+    rows = {"corpus": "noise", "manipulation": "real", "video": "000", "label": 0}
+    view = CropView.of_arrays(images, pd.DataFrame({"frame": range(3)}).assign(**rows))
     processor = transformers.CLIPImageProcessor.from_pretrained(tmp_path / "clip")
     pixels = processor(list(images), return_tensors="pt").pixel_values
     with torch.no_grad():
         pooled = model.vision_model(pixels).pooler_output.numpy()
-        projected = model.get_image_features(pixels).pooler_output
-    projected = torch.nn.functional.normalize(projected, dim=-1).numpy()
-    clip = load(str(tmp_path / "clip"), device="cpu")
+        projected = F.normalize(model.get_image_features(pixels).pooler_output, dim=-1).numpy()
+    clip = here(tmp_path / "clip")
     width, _, _, patch, size, joint, _, _ = SHAPES[shape]
     assert (clip.width, clip.size, clip.dim) == (width, size, joint)
     assert clip.tokens == (size // patch) ** 2 + 1
     torch.testing.assert_close(clip.pixels(images), pixels, rtol=0, atol=1e-6)  # from 96 pixels
     np.testing.assert_allclose(clip.image_features(view), projected, rtol=0, atol=1e-5)
     found = clip.image_features(view, kind="pooled")
+    assert found.dtype == np.float32
     np.testing.assert_allclose(found, pooled, rtol=1e-5, atol=1e-5)
 
 
@@ -71,11 +83,7 @@ def test_features_of_every_shape_equal_transformers_own(shape, tmp_path, monkeyp
 @pytest.fixture
 def copy(clip_folder, tmp_path):
     """A copy of the fixture's checkpoint, to be changed."""
-    folder = tmp_path / "copy"
-    folder.mkdir()
-    for path in clip_folder.iterdir():
-        (folder / path.name).write_bytes(path.read_bytes())
-    return folder
+    return shutil.copytree(clip_folder, tmp_path / "copy")
 
 
 def change_weights(folder, edit):
@@ -89,10 +97,10 @@ def change_json(folder, name, edit):
 
 
 def test_the_fingerprint_sees_weights_and_normalisation_but_not_the_folder(clip, copy):
-    assert load(str(copy), device="cpu").fingerprint == clip.fingerprint
+    assert here(copy).fingerprint == clip.fingerprint
     grey = {"image_std": [0.5, 0.5, 0.5]}
     change_json(copy, "preprocessor_config.json", lambda settings: settings | grey)
-    assert load(str(copy), device="cpu").fingerprint != clip.fingerprint
+    assert here(copy).fingerprint != clip.fingerprint
 
 
 def test_shards_are_one_model_and_a_missing_shard_is_an_error(clip, clip_folder, copy):
@@ -101,17 +109,16 @@ def test_shards_are_one_model_and_a_missing_shard_is_an_error(clip, clip_folder,
     model.save_pretrained(copy, max_shard_size="100KB")
     shards = sorted(copy.glob("model-*.safetensors"))
     assert len(shards) > 2
-    assert load(str(copy), device="cpu").fingerprint == clip.fingerprint
+    assert here(copy).fingerprint == clip.fingerprint
     shards[1].unlink()
-    with pytest.raises(UserError, match="cannot be read"):
-        load(str(copy), device="cpu")
+    refused(copy, "cannot be read")
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_half_precision_checkpoints_load_as_float32(dtype, clip, copy):
     tensors = change_weights(
         copy, lambda tensors: {key: value.to(dtype) for key, value in tensors.items()})
-    rounded = load(str(copy), device="cpu")
+    rounded = here(copy)
     loaded = rounded.model.state_dict()
     assert loaded.keys() == tensors.keys()
     assert {value.dtype for value in loaded.values()} == {torch.float32}
@@ -125,7 +132,7 @@ def test_a_checkpoint_of_2021_is_the_same_model(clip, copy):
     tensors = change_weights(copy, lambda tensors: tensors | positions)
     assert "vision_model.encoder.layers.0.self_attn.q_proj.weight" in tensors
     (copy / "preprocessor_config.json").write_text(json.dumps(AS_OF_2021))
-    assert load(str(copy), device="cpu").fingerprint == clip.fingerprint
+    assert here(copy).fingerprint == clip.fingerprint
 
 
 @pytest.mark.parametrize(("edit", "message"), [
@@ -140,8 +147,7 @@ def test_a_checkpoint_of_2021_is_the_same_model(clip, copy):
      "missing: logit_scale")])
 def test_keys_and_shapes_that_are_not_clips_are_listed(copy, edit, message):
     change_weights(copy, edit)
-    with pytest.raises(UserError, match=message):
-        load(str(copy), device="cpu")
+    refused(copy, message)
 
 
 def vision(**changes):
@@ -162,8 +168,7 @@ def vision(**changes):
      "resizes by PIL's filter 2; dfnb supports only CLIP's own, 3")])
 def test_settings_that_make_no_sense_are_one_sentence(copy, file, edit, message):
     change_json(copy, file, edit)
-    with pytest.raises(UserError, match=message):
-        load(str(copy), device="cpu")
+    refused(copy, message)
 
 
 @pytest.mark.parametrize(("file", "content", "message"), [
@@ -171,8 +176,7 @@ def test_settings_that_make_no_sense_are_one_sentence(copy, file, edit, message)
     ("model.safetensors", b"not tensors", "the CLIP checkpoint .* cannot be read")])
 def test_a_damaged_file_is_one_sentence(copy, file, content, message):
     (copy / file).write_bytes(content)
-    with pytest.raises(UserError, match=message):
-        load(str(copy), device="cpu")
+    refused(copy, message)
 
 
 def test_no_code_of_a_checkpoint_runs(copy, tmp_path):
@@ -185,7 +189,7 @@ def test_no_code_of_a_checkpoint_runs(copy, tmp_path):
     (copy / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "Tokens"} | calls))
     for path in [*copy.glob("tokenizer.json"), *copy.glob("vocab.json")]:
         path.unlink()
-    clip = load(str(copy), device="cpu")
+    clip = here(copy)
     with pytest.raises((ValueError, OSError, KeyError)):
         clip.tokenizer  # noqa: B018
     assert not mark.exists()
@@ -193,9 +197,8 @@ def test_no_code_of_a_checkpoint_runs(copy, tmp_path):
 
 def test_a_pickle_is_refused_with_the_way_out(copy):
     (copy / "model.safetensors").rename(copy / "pytorch_model.bin")
-    message = "lacks weights in safetensors .a pickle such as pytorch_model.bin .*save_pretrained"
-    with pytest.raises(UserError, match=message):
-        load(str(copy))
+    refused(copy, "lacks weights in safetensors .a pickle such as pytorch_model.bin .*"
+                  "save_pretrained")
 
 
 # ------------------------------------------------------------------- the hub

@@ -19,17 +19,13 @@ def noise(count, height, width, grey_levels=256):
     return (images * (255 // (grey_levels - 1))).astype(np.uint8)
 
 
-def processed(folder, images) -> torch.Tensor:
-    processor = transformers.CLIPImageProcessor.from_pretrained(folder)
-    return processor(list(images), return_tensors="pt").pixel_values
-
-
 # ------------------------------------------------------------------- pixels
 @pytest.mark.parametrize("size", [64, 96, 40])
 def test_pixels_equal_the_checkpoint_s_own_processor(clip, clip_folder, size):
     images = noise(3, size, size)
-    torch.testing.assert_close(
-        clip.pixels(images), processed(clip_folder, images), rtol=0, atol=1e-6)
+    processor = transformers.CLIPImageProcessor.from_pretrained(clip_folder)
+    expected = processor(list(images), return_tensors="pt").pixel_values
+    torch.testing.assert_close(clip.pixels(images), expected, rtol=0, atol=1e-6)
 
 
 @pytest.mark.parametrize("grey_levels", [2, 256])
@@ -42,48 +38,19 @@ def test_resizing_up_and_down_gives_pil_s_grey_levels(height, width, grey_levels
     np.testing.assert_array_equal(resized.numpy(), np.stack(expected))
 
 
-def test_a_reader_mirrors_the_crops_that_are_flipped(clip, cued):
+def test_a_reader_mirrors_the_crops_that_are_flipped(clip, cued, monkeypatch):
+    rows = np.array([3, 8])
     read = clip.pixel_reader(cued[0])
-    plain = read(np.array([3, 8]))
-    mixed = read(np.array([3, 8]), np.array([True, False]))
+    plain, mixed = read(rows), read(rows, np.array([True, False]))
     torch.testing.assert_close(mixed, torch.stack([plain[0].flip(-1), plain[1]]))
-
-
-def test_crops_too_many_for_memory_are_read_batch_by_batch(clip, cued, monkeypatch):
-    held = clip.pixel_reader(cued[0])(np.array([3, 8]))
-    monkeypatch.setattr("dfnb.models.clip.HELD", 0)
-    read = clip.pixel_reader(cued[0])
-    torch.testing.assert_close(read(np.array([3, 8])), held, rtol=0, atol=0)
+    monkeypatch.setattr("dfnb.models.clip.HELD", 0)  # crops too many for memory
+    torch.testing.assert_close(clip.pixel_reader(cued[0])(rows), plain, rtol=0, atol=0)
 
 
 # ------------------------------------------------------------------- image features
-def test_features_equal_transformers_own_processor_and_model(clip, clip_folder, cued):
-    model = transformers.CLIPModel.from_pretrained(clip_folder).eval()
-    pixels = processed(clip_folder, cued[1].images())
-    with torch.no_grad():
-        expected = model.get_image_features(pixels).pooler_output
-        pooled = model.vision_model(pixels).pooler_output
-    expected = torch.nn.functional.normalize(expected, dim=-1).numpy()
-    features = clip.image_features(cued[1])
-    assert features.shape == (32, clip.dim) and features.dtype == np.float32
-    np.testing.assert_allclose(features, expected, rtol=0, atol=1e-5)
-    features = clip.image_features(cued[1], kind="pooled")
-    np.testing.assert_allclose(features, pooled.numpy(), rtol=0, atol=1e-5)
-
-
 def test_an_unknown_kind_of_feature_is_refused(clip, cued):
     with pytest.raises(UserError, match="must be one of projected, pooled, got 'mean'"):
         clip.image_features(cued[0], kind="mean")
-
-
-def test_a_trainable_encoder_is_a_copy(clip):
-    pixels = clip.pixels(noise(7, 64, 64))
-    before, encoder = clip.pooled(pixels), clip.trainable_encoder()
-    assert all(value.requires_grad for value in encoder.parameters())
-    with torch.no_grad():
-        encoder.post_layernorm.bias += 1
-    torch.testing.assert_close(clip.pooled(pixels), before, rtol=0, atol=0)
-    assert not any(value.requires_grad for value in clip.model.parameters())
 
 
 def test_untrained_has_the_same_architecture_and_depends_on_its_seed_alone(clip):
@@ -100,7 +67,8 @@ def test_untrained_has_the_same_architecture_and_depends_on_its_seed_alone(clip)
 # ------------------------------------------------------------------- the cache
 def test_features_are_computed_once_for_all_selections_of_a_store(clip, cued, monkeypatch):
     train, validation, _ = cued
-    features = clip.image_features(train)
+    features, untrained = clip.image_features(train), clip.untrained(1)
+    assert not np.allclose(untrained.image_features(train), features)  # another cache
     monkeypatch.setattr(clip, "pooled", None)  # nothing can be computed now
     np.testing.assert_array_equal(clip.image_features(train), features)
     np.testing.assert_array_equal(clip.image_features(train.select([5, 3])), features[[5, 3]])
@@ -121,17 +89,11 @@ def test_a_damaged_cache_file_is_rebuilt(clip, cued, at):
 
 def test_an_interrupted_build_leaves_nothing(tmp_path):
     def build(array):
-        array[:] = 1
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
         files.cached_array(tmp_path / "x.npy", (3, 2), build)
     assert list(tmp_path.iterdir()) == []
-
-
-def test_another_checkpoint_has_another_cache(clip, cued):
-    untrained = clip.untrained(1).image_features(cued[1])
-    assert not np.allclose(clip.image_features(cued[1]), untrained)
 
 
 def test_kept_activations_equal_fresh_ones_and_respect_the_limit(clip, cued, monkeypatch):
@@ -181,12 +143,9 @@ def test_features_that_do_not_fit_are_computed_in_halves(clip, cued, tmp_path, m
     with pytest.warns(UserWarning, match="15 crops at once do not fit .* going on with 7 at once"):
         halves = clip.image_features(cued[0], kind="pooled")
     np.testing.assert_allclose(halves, expected, rtol=0, atol=1e-6)
-
-
-def test_one_crop_that_does_not_fit_is_an_error(clip, cued, monkeypatch):
     monkeypatch.setattr(clip, "pooled", small(0, clip.pooled))
     with pytest.warns(UserWarning), pytest.raises(torch.OutOfMemoryError):
-        clip.image_features(cued[0])
+        clip.image_features(cued[1])  # one crop does not fit
 
 
 def test_frozen_activations_that_do_not_fit_are_computed_in_halves(clip, cued, monkeypatch):
@@ -199,17 +158,6 @@ def test_frozen_activations_that_do_not_fit_are_computed_in_halves(clip, cued, m
 
 
 # ------------------------------------------------------------------- texts
-def test_text_features_equal_transformers_and_have_unit_length(clip, clip_folder):
-    prompts = ["a real photo", "a fake"]
-    tokenizer = transformers.AutoTokenizer.from_pretrained(clip_folder)
-    model = transformers.CLIPModel.from_pretrained(clip_folder).eval()
-    with torch.no_grad():
-        tokens = tokenizer(prompts, padding=True, return_tensors="pt")
-        expected = model.get_text_features(**tokens).pooler_output
-    expected = expected / expected.norm(dim=-1, keepdim=True)
-    np.testing.assert_allclose(clip.text_features(prompts), expected.numpy(), rtol=0, atol=1e-5)
-
-
 @pytest.mark.parametrize("name", ["fixture", "tiny"])
 def test_a_prompt_filled_with_words_is_the_prompt_with_these_words(clip, name):
     clip = clip if name == "fixture" else load("tiny", device="cpu")

@@ -53,12 +53,16 @@ def build(tmp_path, monkeypatch):
     return call
 
 
+@pytest.fixture
+def view(videos, build):
+    return build(videos)
+
+
 def files(tmp_path, pattern="*"):
     return sorted(path for path in (tmp_path / "cache").rglob(pattern) if path.is_file())
 
 
-def test_kept_frames_have_a_row_and_lost_frames_a_reason(videos, build):
-    view = build(videos)
+def test_kept_frames_have_a_row_and_lost_frames_a_reason(view):
     assert len(view) == len(view.frames) == 9 and view.size == 32
     assert view.frames.index.equals(pd.RangeIndex(9))
     assert view.frames.frame.tolist() == [4, 7, 11] * 3
@@ -68,6 +72,7 @@ def test_kept_frames_have_a_row_and_lost_frames_a_reason(videos, build):
     lost = view.all_frames[view.all_frames.status != "kept"]
     assert lost[["video", "frame", "status", "row"]].values.tolist() == [
         [name, 0, "no face", -1] for name in ["000", "001", "002"]]
+    assert view.all_frames.faces.tolist() == [0, 1, 1, 1] * 3
     assert "path" not in view.frames
 
 
@@ -77,15 +82,16 @@ def test_the_crops_are_the_frames_the_table_names(videos, build):
     assert shown == [16 * at + frame for at in range(3) for frame in [4, 7, 11]]
 
 
-def test_images_come_in_the_order_of_the_rows(videos, build):
-    view = build(videos)
+def test_images_come_in_the_order_of_the_rows(view):
     whole = view.images()
     for rows in ([8, 0, 4, 0], slice(2, 7), np.arange(9) % 2 == 0, [], [3]):
         np.testing.assert_array_equal(view.images(rows), whole[rows])
+    before = len(os.listdir("/proc/self/fd"))
+    kept = [view.images([at]) for at in range(9)]
+    assert len(os.listdir("/proc/self/fd")) == before and len(kept) == 9  # no file stays open
 
 
-def test_a_selection_of_a_selection_keeps_rows_and_root(videos, build):
-    view = build(videos)
+def test_a_selection_of_a_selection_keeps_rows_and_root(view):
     split = view.select((view.frames.video != "001").to_numpy()).select([5, 1])
     assert split.positions.tolist() == [8, 1] and split.root is view
     np.testing.assert_array_equal(split.images(), view.images([8, 1]))
@@ -95,23 +101,21 @@ def test_a_selection_of_a_selection_keeps_rows_and_root(videos, build):
     assert len(nothing) == 0 and nothing.root is view and nothing.images().shape == (0, 32, 32, 3)
 
 
-def test_the_second_call_makes_and_writes_nothing(videos, build, tmp_path, monkeypatch):
-    first, before = build(videos), {path: path.stat().st_mtime_ns for path in files(tmp_path)}
+def test_the_second_call_makes_and_writes_nothing(videos, view, build, tmp_path, monkeypatch):
+    before = {path: path.stat().st_mtime_ns for path in files(tmp_path)}
     monkeypatch.setattr(crop_cache, "make", lambda job: pytest.fail("made again"))
     second = build(videos)
     assert {path: path.stat().st_mtime_ns for path in files(tmp_path)} == before
-    pd.testing.assert_frame_equal(first.all_frames, second.all_frames)
-    assert first.fingerprint == second.fingerprint
+    pd.testing.assert_frame_equal(view.all_frames, second.all_frames)
+    assert view.fingerprint == second.fingerprint
 
 
-def test_another_margin_or_size_does_not_search_again(videos, build):
-    first = build(videos)
-    searched = len(CALLS)
+def test_another_margin_or_size_does_not_search_again(videos, view, build):
     second = build(videos, margin=1.0, size=16)
-    assert searched == len(CALLS) == 12 + 3  # a frame without a face is searched at two levels
+    assert len(CALLS) == 12 + 3  # a frame without a face is searched at two levels
     assert second.images().shape == (9, 16, 16, 3)
-    assert first.fingerprint != second.fingerprint
-    assert first.frames.drop(columns="row").equals(second.frames.drop(columns="row"))
+    assert view.fingerprint != second.fingerprint
+    assert view.frames.drop(columns="row").equals(second.frames.drop(columns="row"))
 
 
 def test_a_call_after_an_interrupt_makes_only_what_is_missing(videos, build, monkeypatch, tmp_path):
@@ -144,25 +148,22 @@ def test_an_interrupt_while_writing_leaves_no_half_file(videos, build, monkeypat
 
 
 @pytest.mark.parametrize(("name", "damage"), [
-    ("*.npy", lambda path: path.unlink()), ("*.npy", lambda path: path.write_bytes(b"short")),
-    ("*.npy", lambda path: path.write_bytes(path.read_bytes()[:-1] + b"?")),
-    ("crops/*.json", lambda path: path.unlink()),
-    ("crops/*.json", lambda path: path.write_text("{")),
-    ("crops/*.json", lambda path: path.write_text("[]")),
-    ("faces/*.json", lambda path: path.write_text("{"))])
-def test_missing_and_damaged_files_are_made_again(videos, build, tmp_path, name, damage):
-    first = build(videos)
+    ("*.npy", None), ("*.npy", lambda content: b"short"),
+    ("*.npy", lambda content: content[:-1] + b"?"), ("crops/*.json", None),
+    ("crops/*.json", lambda content: b"{"), ("crops/*.json", lambda content: b"[]"),
+    ("faces/*.json", lambda content: b"{")])
+def test_missing_and_damaged_files_are_made_again(videos, view, build, tmp_path, name, damage):
+    images = view.images()
     for path in files(tmp_path, name):
-        damage(path)
+        path.write_bytes(damage(path.read_bytes())) if damage else path.unlink()
     if name == "faces/*.json":  # the boxes are read only where crops are missing
         files(tmp_path, "crops/*.json")[0].unlink()
     second = build(videos)
-    assert first.fingerprint == second.fingerprint
-    np.testing.assert_array_equal(second.images(), first.images())
+    assert view.fingerprint == second.fingerprint
+    np.testing.assert_array_equal(second.images(), images)
 
 
-def test_damaged_crops_whose_video_is_gone_are_an_error(videos, build, tmp_path):
-    view = build(videos)
+def test_damaged_crops_whose_video_is_gone_are_an_error(videos, view, tmp_path):
     files(tmp_path, "*.npy")[0].unlink()
     for path in videos.path:
         os.unlink(path)
@@ -170,16 +171,15 @@ def test_damaged_crops_whose_video_is_gone_are_an_error(videos, build, tmp_path)
         view.images()
 
 
-def test_a_changed_video_is_cropped_again(videos, build, tmp_path):
-    before = build(videos)
+def test_a_changed_video_is_cropped_again(videos, view, build, tmp_path):
     write(tmp_path / "001.mp4", [bars(200 + at) for at in range(12)])
     after = build(videos)
-    assert after.fingerprint != before.fingerprint
+    assert after.fingerprint != view.fingerprint
     assert after.frames.video.value_counts()["001"] == 4
 
 
-def test_the_fingerprint_depends_on_content_and_order_only(videos, build, tmp_path, monkeypatch):
-    view = build(videos)
+def test_the_fingerprint_depends_on_content_and_order_only(
+        videos, view, build, tmp_path, monkeypatch):
     for path in videos.path:
         os.utime(path, (1, 1))
     monkeypatch.setenv("DFNB_CACHE", str(tmp_path / "elsewhere"))
@@ -212,9 +212,8 @@ def test_the_loss_of_a_vanished_video_is_not_stored(videos, build, tmp_path):
 
 def test_too_many_lost_frames_of_a_manipulation_are_an_error(videos, build, tmp_path, monkeypatch):
     fakes = table(tmp_path, ["003", "004"], manipulation="FaceSwap", label=1)
-    for path in fakes.path:
-        with open(path, "w") as file:
-            file.write("no video")
+    for name in fakes.video:
+        (tmp_path / f"{name}.mp4").write_text("no video")
     message = r"100% of the frames of FaceSwap .* unreadable \(2 videos\)"
     with pytest.raises(DataError, match=message):
         build(pd.concat([videos, fakes]))
@@ -227,13 +226,6 @@ def test_records_hold_plain_json_and_names_are_hashes(videos, build, tmp_path):
     build(videos.assign(video=["../../000", "/etc/001", "002"]))
     assert all(path.stem.isalnum() and len(path.stem) == 32 for path in files(tmp_path))
     assert all(isinstance(json.loads(path.read_text()), dict) for path in files(tmp_path, "*.json"))
-
-
-def test_no_file_stays_open(videos, build):
-    view = build(videos)
-    before = len(os.listdir("/proc/self/fd"))
-    kept = [view.images([at]) for at in range(9)]
-    assert len(os.listdir("/proc/self/fd")) == before and len(kept) == 9
 
 
 def test_a_view_of_arrays_has_labels_selections_and_a_fingerprint():

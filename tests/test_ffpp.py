@@ -1,20 +1,18 @@
-"""A dry run of the FaceForensics++ profiles: the official names at full scale, and the chapters
-on a small such tree.
-"""
+"""A dry run of the profiles of FaceForensics++: all its names, and the chapters on a few."""
 
-import io
 import json
 import random
 import shutil
 
-import av
+import matplotlib
 import numpy as np
 import pandas as pd
 import pytest
 import yaml
+from test_video import bars, write
 
 from dfnb import cli, config, files
-from dfnb.data import corpora, identity, inventory, splits
+from dfnb.data import corpora, identity, splits
 from dfnb.demo import corpus as demo
 from dfnb.runs import configuration, fingerprint, notebooks, parameters, results, state
 
@@ -25,24 +23,8 @@ SIZES = {"train": 360, "validation": 70, "test": 70}  # pairs in the official li
 CHAPTERS = ["01_data_split", "02_baseline_probe", "03_lora_training", "08_summary"]
 
 
-def clip() -> bytes:
-    """Two frames of 64 px as mp4."""
-    file = io.BytesIO()
-    with av.open(file, "w", format="mp4") as container:
-        stream = container.add_stream("libx264", rate=25, options={"threads": "1"})
-        stream.width = stream.height = 64
-        for grey in (60, 120):
-            picture = av.VideoFrame.from_ndarray(np.full((64, 64, 3), grey, np.uint8),
-                                                 format="rgb24")
-            container.mux(stream.encode(picture))
-        container.mux(stream.encode())
-    return file.getvalue()
-
-
 def own(content: bytes, name: str) -> bytes:
-    """An mp4 with a free box that says its name, which players skip: no two files of a tree are
-    equal.
-    """
+    """Add a free box with its name to an mp4, so that no two files of a tree are equal."""
     text = name.encode()
     return content + (len(text) + 8).to_bytes(4, "big") + b"free" + text
 
@@ -64,9 +46,7 @@ def write_lists(folder, lists) -> None:
 
 @pytest.fixture(scope="module", params=["random", "official"])
 def whole(request, tmp_path_factory):
-    """All 1,000 ids and 3 classes under their official names (3,000 files), and the folder of
-    the lists.
-    """
+    """All ids and 3 classes under their official names (3,000 files), and the lists' folder."""
     root = tmp_path_factory.mktemp(request.param)
     if request.param == "official":
         if not OFFICIAL.is_dir():
@@ -79,7 +59,7 @@ def whole(request, tmp_path_factory):
     fakes = [f"{a}_{b}" for pair in pairs for a, b in (pair, pair[::-1])]
     names = {"original_sequences/youtube": sorted({name for pair in pairs for name in pair}),
              "manipulated_sequences/FaceSwap": fakes, "manipulated_sequences/NeuralTextures": fakes}
-    content = clip()
+    content = write(root / "clip.mp4", [bars(60), bars(120)]).read_bytes()
     for folder, videos in names.items():
         place = root / "data" / folder / "c23" / "videos"
         place.mkdir(parents=True)
@@ -90,37 +70,21 @@ def whole(request, tmp_path_factory):
 
 def test_all_ids_are_indexed_and_the_lists_place_every_one(whole):
     root, lists = whole
-    videos = corpora.index(root, manipulations=["FaceSwap", "NeuralTextures"])
-    assert videos.groupby("manipulation").size().to_dict() == {
-        "real": 1000, "FaceSwap": 1000, "NeuralTextures": 1000}
+    manipulations = ["FaceSwap", "NeuralTextures"]
+    videos = corpora.index(root, manipulations=manipulations)
+    assert videos.groupby("manipulation").size().to_dict() == dict.fromkeys(
+        ["real", *manipulations], 1000)
     assert identity.identity_groups(videos).nunique() == 500
     split_table = splits.split(videos, "official", **identity.read_known(lists))
     counts = split_table.groupby(["split", "manipulation"]).size().unstack().loc[list(SIZES)]
     assert counts.to_numpy().tolist() == [[720] * 3, [140] * 3, [140] * 3]
     kept = splits.keep_manipulations(split_table, "FaceSwap", ["NeuralTextures"])
-    assert kept.groupby(["split",
-                         "manipulation"]).size().to_dict() == {("train", "real"): 720,
-                                                               ("train", "FaceSwap"): 720,
-                                                               ("validation", "real"): 140,
-                                                               ("validation", "FaceSwap"): 140,
-                                                               ("test", "real"): 140,
-                                                               ("test", "NeuralTextures"): 140}
+    assert kept.groupby(["split", "manipulation"]).size().to_dict() == {
+        ("train", "real"): 720, ("train", "FaceSwap"): 720, ("validation", "real"): 140,
+        ("validation", "FaceSwap"): 140, ("test", "real"): 140, ("test", "NeuralTextures"): 140}
     assert identity.audit(kept, videos).seen.max() == 0
-    assert len(
-        corpora.index(root, manipulations=["FaceSwap", "NeuralTextures"],
-                      videos_per_class=100)) == 300
-
-
-def test_the_inventory_finds_it_whole_and_every_header_readable(whole):
-    root, lists = whole
-    found = inventory.take(root, lists=lists, deep=True)
-    assert found.unusable == found.unreadable == found.copies == found.found.notes == []
-    assert found.counts.frames.tolist() == [2000, 2000, 2000]
-    assert (found.official.there == found.official.listed).all()
-    assert found.partners[["without_target", "without_source",
-                           "without_reverse"]].map(len).to_numpy().sum() == 0
-    assert {protocol: table.to_numpy().sum() for protocol, table in found.splits.items()} == {
-        "study": 300, "identity": 3000, "official": 3000}
+    few = corpora.index(root, manipulations=manipulations, videos_per_class=100)
+    assert len(few) == 300
 
 
 def test_a_changed_list_is_another_source_of_a_result(whole):
@@ -135,32 +99,26 @@ def test_a_changed_list_is_another_source_of_a_result(whole):
 
 @pytest.fixture(scope="module")
 def small(tmp_path_factory):
-    """Eight pairs of demo people under ids of the official shape; the copies stand in for two
-    more manipulations.
-    """
+    """Eight pairs of demo people under official ids; two more manipulations are copies."""
     home, lists = tmp_path_factory.mktemp("small"), paired(1)
-    chosen = {
-        "train": lists["train"][:4], "validation": lists["validation"][:2],
-        "test": lists["test"][:2]}
+    chosen = {split: lists[split][:count] for split, count in (
+        ("train", 4), ("validation", 2), ("test", 2))}
     write_lists(home / "lists", chosen)
     ids = [name for pairs in chosen.values() for pair in pairs for name in pair]
     made = demo.make(home / "made", seed=903, identities=16, frames=3, workers=1, progress=False)
     for file in sorted(made.rglob("*.mp4")):
-        name = "_".join(ids[int(split)] for split in file.stem.split("_"))
-        place = home / "FF" / file.parent.relative_to(made)
-        for manipulation in ("FaceSwap", "Deepfakes",
-                             "Face2Face") if "FaceSwap" in str(place) else ("",):
-            target = home / "FF" / str(place.relative_to(home / "FF")).replace(
-                "FaceSwap", manipulation or "FaceSwap")
+        name = "_".join(ids[int(person)] for person in file.stem.split("_"))
+        place = str(file.parent.relative_to(made))
+        swaps = "FaceSwap" in place
+        for manipulation in ("FaceSwap", "Deepfakes", "Face2Face") if swaps else ("",):
+            target = home / "FF" / place.replace("FaceSwap", manipulation)
             target.mkdir(parents=True, exist_ok=True)
             (target / f"{name}.mp4").write_bytes(own(file.read_bytes(), f"{manipulation}/{name}"))
     return home, chosen
 
 
 def execute(stem: str, profile: str) -> results.Result:
-    """Run a chapter's cells in this process with the profile's parameters, as papermill would
-    inject them.
-    """
+    """Run a chapter's cells in this process, with the profile's parameters as papermill does."""
     path = notebooks.folder() / f"{stem}.ipynb"
     names: dict = {}
     for source, tags in notebooks.code_cells(path):
@@ -173,11 +131,7 @@ def execute(stem: str, profile: str) -> results.Result:
 
 @pytest.fixture
 def dry(small, corpus, tmp_path, monkeypatch):
-    """The repository's profiles ffpp and ffpp-study, made small: other root, few tiny crops, the
-    tiny CLIP.
-    """
-    import matplotlib
-
+    """The profiles ffpp and ffpp-study with another root, few tiny crops and the tiny CLIP."""
     matplotlib.use("Agg")
     home, chosen = small
     for name in ("RUNS", "PARAMS"):
@@ -186,19 +140,17 @@ def dry(small, corpus, tmp_path, monkeypatch):
     monkeypatch.delenv("DFNB_RUN", raising=False)
     (tmp_path / "params").mkdir()
     training = {"rank": 2, "alpha": 4, "epochs": 1, "batch": 16, "blocks": 2}
-    for name in ("ffpp", "ffpp-study"):
+    others = {"root": str(corpus), "name": "other-people", "manipulations": ["NeuralTextures"]}
+    for name, repeats in (("ffpp", {"repeats": 2}), ("ffpp-study", {"repeats": 1})):
         content = yaml.safe_load((files.ROOT / "params" / f"{name}.yaml").read_text())
         content["corpus"]["root"] = str(home / "FF")
         content |= {"crops": {"frames": 3, "size": 64}, "clip": "tiny"}
-        repeats = {"repeats": 2 if name == "ffpp" else 1}
-        content["notebooks"]["02_baseline_probe"] = content["notebooks"].get(
-            "02_baseline_probe", {}) | repeats
+        content["notebooks"].setdefault("02_baseline_probe", {}).update(repeats)
         content["notebooks"]["03_lora_training"] |= training | repeats
         content["notebooks"]["08_summary"] = {"draws": 50}
         if name == "ffpp":
             content["corpus"]["lists"] = str(home / "lists")
-            content["test_corpora"] = [{
-                "root": str(corpus), "name": "other-people", "manipulations": ["NeuralTextures"]}]
+            content["test_corpora"] = [others]
         (tmp_path / "params" / f"{name}.yaml").write_text(yaml.safe_dump(content))
     return chosen
 
@@ -237,8 +189,8 @@ def test_the_study_profile_turns_videos_into_results_and_a_test_corpus_repeats_c
         "validation": {"real": 3, "FaceSwap": 2, "NeuralTextures": 0},
         "test": {"real": 2, "FaceSwap": 0, "NeuralTextures": 16}}
     assert max(row["seen"] for row in split_seed.metrics["audit"]) > 0.5
-    assert len(probe.table("others")) == len(lora.table("others")) == len(
-        summary.table("elsewhere")) == 0
+    empty = probe.table("others"), lora.table("others"), summary.table("elsewhere")
+    assert [len(table) for table in empty] == [0, 0, 0]
     assert [row["split_seed"] for row in summary.metrics["paired"]] == [0]
     file = config.folder() / "ffpp-study.yaml"
     file.write_text(file.read_text() + f"test_corpora: [{{root: {json.dumps(str(corpus))}}}]\n")
@@ -248,26 +200,21 @@ def test_the_study_profile_turns_videos_into_results_and_a_test_corpus_repeats_c
     assert states == dict.fromkeys(CHAPTERS[:3], "done") | {"08_summary": "stale"}
 
 
+TRAINED = {"epochs": 1, "rank": 2, "alpha": 4, "blocks": 1}
 SMALL = {  # parameters that take minutes with 3 frames a video, of the chapters that train
-    "02_baseline_probe": {"repeats": 2},
-    "03_lora_training": {"repeats": 2, "rank": 2, "alpha": 4, "epochs": 1,
-                         "blocks": 1}, "05_identity_leakage": {
-                             "folds": 2, "frames": 1, "rank": 2, "alpha": 4, "epochs": 1,
-                             "blocks": 1, "planted_people": 12, "planted_seeds": 1
-                         }, "06_related_methods": {
-                             "frames": 2, "epochs": 1, "rank": 2, "alpha": 4, "blocks": 1,
-                             "pairs": "2 4", "few_draws": 1, "few_steps": 4}}
+    "02_baseline_probe": {"repeats": 2}, "03_lora_training": TRAINED | {"repeats": 2},
+    "05_identity_leakage": TRAINED | {"folds": 2, "frames": 1, "planted_people": 12,
+                                      "planted_seeds": 1},
+    "06_related_methods": TRAINED | {"frames": 2, "pairs": "2 4", "few_draws": 1, "few_steps": 4}}
 
 
 @pytest.fixture(scope="module")
 def thousand(tmp_path_factory):
-    """1,000 people of the demo world under the official names, 3 frames a video; two kinds for
-    the test list alone.
-    """
+    """1,000 demo people under the official names, 3 frames each; two kinds are of tests alone."""
     home = tmp_path_factory.mktemp("thousand")
     lists = identity.read_known(OFFICIAL)["lists"] if OFFICIAL.is_dir() else paired(2)
-    ids = [
-        name for split in ("test", "validation", "train") for pair in lists[split] for name in pair]
+    order = ("test", "validation", "train")
+    ids = [name for split in order for pair in lists[split] for name in pair]
     tested = {"Face2Face": 140, "Deepfakes": 140}
     demo.make(home / "made", seed=904, identities=1000, frames=3, videos=tested, progress=False)
     for file in sorted((home / "made").rglob("*.mp4")):
@@ -289,10 +236,9 @@ def test_all_thousand_ids_run_from_the_inventory_to_the_book(thousand, tmp_path,
     content |= {"crops": {"frames": 3, "size": 64}, "clip": "tiny"}
     content["notebooks"] = {name: content["notebooks"].get(name, {}) | SMALL.get(name, {})
                             for name in content["notebooks"] | SMALL}
-    content["sweeps"] = {
-        "grid": {
-            "notebook": "03_lora_training", "chapter": "04_ablations", "grid": {"rank": [2, 4]},
-            "base": {"blocks": 1}, "seeds": [1]}}
+    content["sweeps"] = {"grid": {
+        "notebook": "03_lora_training", "chapter": "04_ablations", "grid": {"rank": [2, 4]},
+        "base": {"blocks": 1}, "seeds": [1]}}
     (tmp_path / "params").mkdir()
     (tmp_path / "params" / "ffpp.yaml").write_text(yaml.safe_dump(content))
     assert cli.main(["corpus", str(root), "--lists", str(root / "splits")]) == 0

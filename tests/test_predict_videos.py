@@ -5,32 +5,18 @@ import json
 import shutil
 from datetime import UTC, datetime
 
-import av
 import cv2
 import numpy as np
 import pandas as pd
 import pytest
 from matplotlib import image as pictures
+from test_video import write
 
 from dfnb import UserError, cli
 from dfnb.data import corpora, video
 from dfnb.evaluation import plots, score_files
 from dfnb.predict import videos as predict
 from dfnb.predict import widget
-
-
-def write(path, frames):
-    """Write an mp4 file of frames (n, h, w, 3) with even sides."""
-    with av.open(str(path), "w") as container:
-        stream = container.add_stream("libx264", rate=25)
-        stream.height, stream.width = frames[0].shape[:2]
-        stream.pix_fmt = "yuv420p"
-        for frame in frames:
-            container.mux(
-                stream.encode(
-                    av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24")))
-        container.mux(stream.encode())
-    return path
 
 
 @pytest.fixture(scope="module")
@@ -65,10 +51,11 @@ def verdicts(detector, clips, tmp_path_factory):
 
 
 def test_files_folders_and_patterns_are_found_once(clips, tmp_path):
-    names = ["broken.mp4", "half.MP4", "panned.mp4", "wall.mp4"]
-    assert [path.name for path in predict.find([clips])] == names
-    assert [path.name for path in predict.find([f"{clips}/*a*.mp4", clips / "panned.mp4"])
-            ] == ["panned.mp4", "wall.mp4"]
+    def found(*places):
+        return [path.name for path in predict.find(places)]
+
+    assert found(clips) == ["broken.mp4", "half.MP4", "panned.mp4", "wall.mp4"]
+    assert found(f"{clips}/*a*.mp4", clips / "panned.mp4") == ["panned.mp4", "wall.mp4"]
     assert predict.find([clips / "missing.mp4"]) == [clips / "missing.mp4"]
     with pytest.raises(UserError, match="holds no video"):
         predict.find([tmp_path])
@@ -77,18 +64,18 @@ def test_files_folders_and_patterns_are_found_once(clips, tmp_path):
 def test_a_test_video_gets_the_scores_of_the_chapter(detector, finished, corpus, tmp_path,
                                                      monkeypatch):
     monkeypatch.setenv("DFNB_CACHE", str(tmp_path))
-    known = finished[1].scores.query("split == 'test'")
-    name = known.video[known.manipulation == "FaceSwap"].iloc[0]
-    expected = known[(known.manipulation == "FaceSwap") & (known.video == name)]
+    known = finished[1].scores.query("split == 'test' and manipulation == 'FaceSwap'")
+    name = known.video.iloc[0]
+    expected = known[known.video == name]
     file = corpus / f"manipulated_sequences/FaceSwap/c23/videos/{name}.mp4"
-    verdict = predict.score(detector, [file], progress=False)[0]
+    (verdict,) = predict.score(detector, [file], progress=False)
     assert verdict.frames.frame.tolist() == expected.frame.tolist()
     np.testing.assert_allclose(verdict.frames.score, expected.score, atol=1e-6)
     assert verdict.score == pytest.approx(expected.score.mean(), abs=1e-6)
-    assert verdict.called == ("fake" if expected.score.mean()
-                              >= finished[1].detector.metadata["threshold"] else "real")
+    above = expected.score.mean() >= detector.metadata["threshold"]
+    assert verdict.called == ("fake" if above else "real")
     assert verdict.maps.shape == (4, 4, 4)
-    assert not [path for path in tmp_path.rglob("*-block*.npy")]  # no prefix is kept for a clip
+    assert not list(tmp_path.rglob("*-block*.npy"))  # no prefix is kept for a clip
 
 
 def test_a_foreign_clip_is_scored_and_its_differences_are_named(verdicts):
@@ -123,50 +110,52 @@ def test_the_command_scores_the_rest_and_leaves_with_1(finished, clips, tmp_path
                                                        capsys):
     monkeypatch.setenv("DFNB_CACHE", str(tmp_path / "cache"))
     files, out = [str(clips / name) for name in ("wall.mp4", "panned.mp4")], tmp_path / "out"
-    assert cli.main(["score", *files, "--run", str(finished[0]), "--out", str(out)]) == 1
+    options = ["--run", str(finished[0]), "--out", str(out)]
+    assert cli.main(["score", *files, *options]) == 1
     printed = capsys.readouterr().out
     assert f"{files[0]}: not scored: no frame of 4 could be used" in printed
     assert f"{files[1]}: called " in printed
     assert "Trained on FaceSwap and NeuralTextures of demo" in printed
     content = json.loads((out / "scores.json").read_text())
-    assert [(row["path"], row["picture"])
-            for row in content["videos"]] == [(files[0], None), (files[1], "panned.png")]
-    assert content["videos"][0]["score"] is None
-    assert len(content["videos"][1]["frames"]) == 4
+    lost, scored = content["videos"]
+    assert (lost["path"], lost["picture"], lost["score"]) == (files[0], None, None)
+    assert (scored["path"], scored["picture"]) == (files[1], "panned.png")
+    assert len(scored["frames"]) == 4
     assert content["detector"]["threshold"] == finished[1].detector.metadata["threshold"]
     height, width, _ = pictures.imread(out / "panned.png").shape
     assert width == 900 and 500 < height < 900
-    assert cli.main(["score", files[1], "--run", str(finished[0]), "--out", str(out)]) == 0
+    assert cli.main(["score", files[1], *options]) == 0
 
 
 def test_the_table_is_one_that_evaluate_reads(detector, corpus, tmp_path, monkeypatch):
+    def read(files):
+        found = predict.score(detector, files, progress=False)
+        predict.write(found, detector.metadata, tmp_path, progress=False)
+        return score_files.read_scores(tmp_path / "scores.csv")[0]
+
     monkeypatch.setenv("DFNB_CACHE", str(tmp_path / "cache"))
     videos = corpora.index(corpus, manipulations=["FaceSwap"])
     files = predict.find(videos.groupby("label").path.first())
-    predict.write(predict.score(detector, files, progress=False), detector.metadata, tmp_path,
-                  progress=False)
-    scores, _ = score_files.read_scores(tmp_path / "scores.csv")
-    assert scores.groupby("manipulation").label.agg(["first", "size"]).to_dict("index") == {
+    labels = read(files).groupby("manipulation").label.agg(["first", "size"])
+    assert labels.to_dict("index") == {
         "real": {"first": 0, "size": 4}, "FaceSwap": {"first": 1, "size": 4}}
     shutil.copy(files[0], tmp_path / "unknown.mp4")
-    unknown = predict.score(detector, [tmp_path / "unknown.mp4"], progress=False)
-    predict.write(unknown, detector.metadata, tmp_path, progress=False)
     with pytest.raises(UserError, match="label that is none of 0 or real, 1 or fake: ''"):
-        score_files.read_scores(tmp_path / "scores.csv")
+        read([tmp_path / "unknown.mp4"])
 
 
 def test_a_picture_shows_crops_with_maps_only_where_asked(verdicts, detector):
-    shown = predict.picture(verdicts["panned.mp4"], detector.metadata)
-    assert sum(
-        len(ax.images)
-        for ax in shown.axes) == 2 * 2 * (1 + 2)  # two rows of two crops; a map lies on a grey one
-    blind = dataclasses.replace(verdicts["panned.mp4"], maps=np.full(
-        (4, 1, 1), np.nan))  # its detector has no maps
-    assert sum(len(ax.images) for ax in predict.picture(blind, detector.metadata).axes) == 2 * 2 * 2
-    none = predict.picture(verdicts["panned.mp4"], detector.metadata, shown=0)
-    assert sum(len(ax.images) for ax in none.axes) == 0
-    texts = [text.get_text() for ax in none.axes for text in ax.texts]
-    assert any("its answer is no evidence" in " ".join(text.split()) for text in texts)
+    def drawn(verdict, **options):
+        axes = predict.picture(verdict, detector.metadata, **options).axes
+        texts = [" ".join(text.get_text().split()) for ax in axes for text in ax.texts]
+        return sum(len(ax.images) for ax in axes), texts
+
+    verdict = verdicts["panned.mp4"]
+    blind = dataclasses.replace(verdict, maps=np.full((4, 1, 1), np.nan))  # its detector has none
+    assert drawn(verdict)[0] == 2 * 2 * (1 + 2)  # two rows of two crops; a map lies on a grey one
+    assert drawn(blind)[0] == 2 * 2 * 2
+    images, texts = drawn(verdict, shown=0)
+    assert images == 0 and any("its answer is no evidence" in text for text in texts)
     plots.plt.close("all")
 
 
@@ -202,10 +191,9 @@ def test_the_viewer_shows_another_face_and_another_video(verdicts, detector, cli
     path.value = str(clips / "wall.mp4")
     assert message.value == "not scored: no frame of 4 could be used (no face)"
     assert body.children == ()
-    upload.value = ({
-        "name": "../p.mp4", "type": "video/mp4", "size": 1, "last_modified": datetime.now(UTC),
-        "content": memoryview((clips / "panned.mp4").read_bytes())
-    }, )
+    content = memoryview((clips / "panned.mp4").read_bytes())
+    upload.value = ({"name": "../p.mp4", "type": "video/mp4", "size": 1, "content": content,
+                     "last_modified": datetime.now(UTC)},)
     assert message.value.startswith("called ")
     assert body.children[0].max == 3
     (tmp_path / "empty").mkdir()
@@ -214,18 +202,15 @@ def test_the_viewer_shows_another_face_and_another_video(verdicts, detector, cli
 
 
 def test_a_run_that_is_not_complete_or_has_no_threshold_is_refused(finished, tmp_path):
-    folder = tmp_path / "run"
-    shutil.copytree(finished[0], folder)
+    folder = shutil.copytree(finished[0], tmp_path / "run")
     card = json.loads((folder / "detector.json").read_text())
-    (folder / "detector.json").write_text(
-        json.dumps({name: card[name]
-                    for name in card
-                    if name != "threshold"}))
+    del card["threshold"]
+    (folder / "detector.json").write_text(json.dumps(card))
     with pytest.raises(UserError, match="was saved without threshold; run its chapter again"):
         predict.load(folder)
     (folder / "config.json").write_text('{"notebook": "03_lora_training"}')
-    with pytest.raises(UserError,
-                       match="is interrupted \\(started, but neither done nor failed\\)"):
+    message = r"is interrupted \(started, but neither done nor failed\)"
+    with pytest.raises(UserError, match=message):
         predict.load(folder)
     with pytest.raises(UserError, match="holds no detector"):
         predict.load(tmp_path)

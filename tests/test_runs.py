@@ -40,20 +40,16 @@ start('03_x', config.load('p'), {GIVEN})
 
 
 @pytest.fixture
-def home(tmp_path, monkeypatch):
+def home(folders):
     """Two notebooks, one profile and a corpus of two files that are never decoded."""
-    for name in ("DATA", "CACHE", "RUNS", "NOTEBOOKS", "PARAMS"):
-        monkeypatch.setenv(f"DFNB_{name}", str(tmp_path / name.lower()))
-        (tmp_path / name.lower()).mkdir()
-    monkeypatch.delenv("DFNB_RUN", raising=False)
     held.clear()
     for folder, video in VIDEOS.items():
-        files.atomic_write(tmp_path / "corpus" / folder / "c23" / "videos" / f"{video}.mp4", "v")
-    (tmp_path / "params" / "p.yaml").write_text(PROFILE.replace("CORPUS", f"{tmp_path}/corpus"))
+        files.atomic_write(folders / "corpus" / folder / "c23" / "videos" / f"{video}.mp4", "v")
+    (folders / "params" / "p.yaml").write_text(PROFILE.replace("CORPUS", f"{folders}/corpus"))
     for stem in ("03_x", "08_y"):
-        (tmp_path / "notebooks" / f"{stem}.py").write_text(SCRIPT)
+        (folders / "notebooks" / f"{stem}.py").write_text(SCRIPT)
     notebooks.pair()
-    return tmp_path
+    return folders
 
 
 @pytest.fixture
@@ -67,20 +63,21 @@ def folder(home):
     return home / "runs" / "p" / "03_x"
 
 
+@pytest.fixture
+def begin(profile):
+    """A function that starts the run of the chapter, with other parameters where they are given."""
+    return lambda **given: start("03_x", profile, GIVEN | given)
+
+
 def state_of(home, notebook="03_x"):
     path, settings = home / "notebooks" / f"{notebook}.ipynb", config.load("p")
     wanted = configuration.of_run(path, settings, {})
     return state.state(configuration.place(path, settings, wanted), wanted)
 
 
-def test_a_notebook_declares_names_and_defaults(home):
-    declared = parameters.declared(home / "notebooks" / "03_x.ipynb")
-    assert declared == {"profile": "p"} | GIVEN
-
-
-def test_a_run_goes_from_missing_to_done(home, profile, folder):
+def test_a_run_goes_from_missing_to_done(home, begin, folder):
     assert state_of(home) == ("missing", "never run")
-    run = start("03_x", profile, GIVEN)
+    run = begin()
     assert run.folder == folder
     assert (folder / "config.json").exists()
     assert state_of(home)[0] == "running"
@@ -98,27 +95,28 @@ def test_a_run_goes_from_missing_to_done(home, profile, folder):
     assert done["versions"]["python"] == platform.python_version()
 
 
-def test_a_notebook_may_pass_its_whole_namespace(home, profile):
-    given = {"rank": 4, "other": 1, "profile": "p", "__builtins__": {}}
-    run = start("03_x", profile, GIVEN | given)
+def test_a_notebook_may_pass_its_whole_namespace(home, begin):
+    declared = parameters.declared(home / "notebooks" / "03_x.ipynb")
+    assert declared == {"profile": "p"} | GIVEN
+    run = begin(rank=4, other=1, profile="p", __builtins__={})
     assert run.config["parameters"] == GIVEN | {"rank": 4}
 
 
-def test_metrics_are_canonical(home, profile, folder):
+def test_metrics_are_canonical(begin, folder):
     metrics = {"b": np.float64(0.1), 2: np.array([1, 2]), "a": float("nan"),
                "c": (True, None, np.int64(3))}
-    start("03_x", profile, GIVEN).save(metrics)
+    begin().save(metrics)
     text = (folder / "metrics.json").read_text()
     assert json.loads(text) == {"2": [1, 2], "a": None, "b": 0.1, "c": [True, None, 3]}
     assert list(json.loads(text)) == ["2", "a", "b", "c"]
-    start("03_x", profile, GIVEN).save(dict(reversed(metrics.items())))
+    begin().save(dict(reversed(metrics.items())))
     assert (folder / "metrics.json").read_text() == text
 
 
 @pytest.mark.parametrize("spoil", ["missing", "changed"])
 @pytest.mark.parametrize("name", ["metrics.json", "config.json", "scores.parquet"])
-def test_done_without_an_artefact_is_not_done(home, profile, folder, name, spoil):
-    start("03_x", profile, GIVEN).save({}, scores=SCORES)
+def test_done_without_an_artefact_is_not_done(home, begin, folder, name, spoil):
+    begin().save({}, scores=SCORES)
     (folder / name).unlink() if spoil == "missing" else (folder / name).write_text("{}")
     name_of_state, why = state_of(home)
     assert name_of_state == "interrupted"
@@ -126,9 +124,9 @@ def test_done_without_an_artefact_is_not_done(home, profile, folder, name, spoil
 
 
 def test_a_write_that_fails_anywhere_leaves_no_done_and_the_next_run_completes(
-        home, profile, folder, monkeypatch):
-    atomic = files.atomic
-    start("03_x", profile, GIVEN).save({"a": 1}, scores=SCORES)
+        home, begin, folder, monkeypatch):
+    atomic, given = files.atomic, {"metrics": {"a": 1}, "scores": SCORES}
+    begin().save(**given)
     metrics = (folder / "metrics.json").read_bytes()
     for allowed in range(5):  # config, scores, timing, metrics, DONE
         left = iter(range(allowed))
@@ -143,15 +141,15 @@ def test_a_write_that_fails_anywhere_leaves_no_done_and_the_next_run_completes(
         with monkeypatch.context() as patch:
             patch.setattr(files, "atomic", limited)
             with pytest.raises(OSError, match="No space"):
-                start("03_x", profile, GIVEN).save({"a": 1}, scores=SCORES)
+                begin().save(**given)
         assert not (folder / "DONE.json").exists()
-        start("03_x", profile, GIVEN).save({"a": 1}, scores=SCORES)
+        begin().save(**given)
         assert state_of(home) == ("done", "")
         assert (folder / "metrics.json").read_bytes() == metrics
 
 
-def test_a_stale_run_names_the_field_that_differs(home, profile):
-    start("03_x", profile, GIVEN).save({})
+def test_changed_settings_make_a_run_stale(home, begin):
+    begin().save({})
     path = home / "params" / "p.yaml"
     text = path.read_text()
     path.write_text(text.replace("margin: 1.3", "margin: 1.4"))
@@ -160,10 +158,10 @@ def test_a_stale_run_names_the_field_that_differs(home, profile):
     assert state_of(home) == ("stale", "parameters.rank was 8, is 4")
 
 
-def test_a_changed_corpus_makes_a_run_stale_and_an_absent_one_does_not(home, profile):
+def test_a_changed_corpus_makes_a_run_stale_and_an_absent_one_does_not(home, begin):
     video = next((home / "corpus").rglob("000_001.mp4"))
     video.with_name("000_002.mp4").symlink_to(home / "nowhere")  # it hides no change of the others
-    start("03_x", profile, GIVEN).save({})
+    begin().save({})
     assert state_of(home) == ("done", "")
     video.write_bytes(b"another video")
     assert state_of(home) == ("stale", "the files of the corpus have changed")
@@ -171,31 +169,30 @@ def test_a_changed_corpus_makes_a_run_stale_and_an_absent_one_does_not(home, pro
     assert state_of(home) == ("done", "")
 
 
-def test_changed_code_makes_a_run_stale_but_prose_does_not(home, profile):
-    start("03_x", profile, GIVEN).save({})
+def test_changed_code_makes_a_run_stale_but_prose_does_not(home, begin):
+    begin().save({})
     script = home / "notebooks" / "03_x.py"
-    script.write_text("# %% [markdown]\n# A sentence.\n\n" + script.read_text())
-    notebooks.pair()
-    assert state_of(home) == ("done", "")
-    script.write_text(script.read_text().replace("print(1)", "print(2)"))
-    notebooks.pair()
-    assert state_of(home)[0] == "stale"
+    for old, new, expected in (("# %%", "# %% [markdown]\n# A sentence.\n\n# %%", "done"),
+                               ("print(1)", "print(2)", "stale")):
+        script.write_text(script.read_text().replace(old, new, 1))
+        notebooks.pair()
+        assert state_of(home)[0] == expected
 
 
-def test_starting_again_leaves_a_finished_run_valid_until_it_saves(home, profile):
-    start("03_x", profile, GIVEN).save({"a": 1})
-    run = start("03_x", profile, GIVEN)
+def test_starting_again_leaves_a_finished_run_valid_until_it_saves(home, begin):
+    begin().save({"a": 1})
+    run = begin()
     assert state.settled(run.folder, run.config) == ("done", "")
     run.save({"a": 2})
     assert state_of(home) == ("done", "")
     assert results.result("p", "03_x").metrics == {"a": 2}
 
 
-def test_other_parameters_have_a_folder_that_no_value_can_choose(home, profile, folder):
-    one = start("03_x", profile, GIVEN | {"rank": 16}).folder
-    same = start("03_x", profile, GIVEN | {"rank": np.int64(16), "alpha": 16}).folder
+def test_other_parameters_have_a_folder_that_no_value_can_choose(begin, folder):
+    one = begin(rank=16).folder
+    same = begin(rank=np.int64(16), alpha=16).folder
     note = "../../../etc/{rank}\n" + "x" * 99
-    odd = start("03_x", profile, GIVEN | {"note": note}).folder
+    odd = begin(note=note).folder
     assert one == same
     assert re.fullmatch(r"rank16-[0-9a-f]{12}", one.name)
     assert re.fullmatch(r"note-etc-rank-x{1,40}-[0-9a-f]{12}", odd.name)
@@ -204,7 +201,7 @@ def test_other_parameters_have_a_folder_that_no_value_can_choose(home, profile, 
     assert (folder / state.SWEEP).exists()
 
 
-def test_a_run_behind_a_link_is_refused_and_a_link_in_a_run_is_not_followed(home, profile, folder):
+def test_a_run_behind_a_link_is_refused_and_a_link_in_a_run_is_not_followed(home, begin, folder):
     thesis = home / "outside" / "thesis.tex"
     files.atomic_write(thesis, "years of work")
     sentence = "lies behind a link to .*outside.*; remove the link, or set DFNB_RUNS"
@@ -212,10 +209,10 @@ def test_a_run_behind_a_link_is_refused_and_a_link_in_a_run_is_not_followed(home
         link.parent.mkdir(exist_ok=True)
         link.symlink_to(thesis.parent)
         with pytest.raises(UserError, match=sentence):
-            start("03_x", profile, GIVEN)
+            begin()
         assert list(thesis.parent.iterdir()) == [thesis]
         link.unlink()
-    start("03_x", profile, GIVEN).save({})
+    begin().save({})
     (folder / "adapter").symlink_to(thesis.parent)
     state.clear(folder)
     assert thesis.read_text() == "years of work"
@@ -240,33 +237,33 @@ def test_a_name_from_outside_is_no_markup(name):
 def test_parameters_that_do_not_fit_the_notebook_are_refused(home, profile, given, sentence):
     with pytest.raises(UserError, match=sentence):
         start("03_x", profile, given)
-    assert list((home / "runs").iterdir()) == []
+    assert not (home / "runs").exists()
 
 
 @pytest.mark.parametrize("name", [
     "__import__('os').system('touch hacked')", "rank = 1; import os", "../../rank", "{rank}",
     "rank\nimport os", ""])
-def test_a_name_that_is_code_or_a_path_reaches_no_notebook(home, profile, name):
+def test_a_name_that_is_code_or_a_path_reaches_no_notebook(home, begin, name):
     notebook, path = home / "notebooks" / "03_x.ipynb", home / "params" / "p.yaml"
     path.write_text(path.read_text() + json.dumps({"notebooks": {"03_x": {name: 1}}})[1:-1])
     for refused in (lambda: parameters.chapter_parameters(notebook, config.load("p")),
-                    lambda: start("03_x", profile, GIVEN | {name: 1}),
+                    lambda: begin(**{name: 1}),
                     lambda: parameters.parse(notebook, [f"{name}=1"])):
         with pytest.raises(UserError, match="has no parameter"):
             refused()
-    assert list((home / "runs").iterdir()) == []
+    assert not (home / "runs").exists()
     assert not (files.ROOT / "hacked").exists()
 
 
 @pytest.mark.parametrize("name", ["04_absent", "../03_x", "/etc/passwd"])
-def test_a_notebook_that_is_not_there_is_a_sentence(home, profile, name):
+def test_a_notebook_that_is_not_there_is_a_sentence(profile, name):
     with pytest.raises(UserError, match="there is no notebook"):
         start(name, profile, {})
 
 
-def test_only_one_process_has_a_run(home, profile):
-    run = start("03_x", profile, GIVEN)
-    again = start("03_x", profile, GIVEN)  # the same cell, executed twice in JupyterLab
+def test_only_one_process_has_a_run(begin):
+    run = begin()
+    again = begin()  # the same cell, executed twice in JupyterLab
     assert again.folder == run.folder
     other = subprocess.run([sys.executable, "-c", START], capture_output=True, text=True)
     assert "03_x is being run by process" in other.stderr
@@ -274,15 +271,15 @@ def test_only_one_process_has_a_run(home, profile):
     assert subprocess.run([sys.executable, "-c", START]).returncode == 0
 
 
-def test_a_process_that_dies_leaves_an_interrupted_run(home, profile):
+def test_a_process_that_dies_leaves_an_interrupted_run(home):
     subprocess.run([sys.executable, "-c", START + "import os\nos.kill(os.getpid(), 9)"])
     assert state_of(home) == ("interrupted", "started, but neither done nor failed")
 
 
-def test_a_reader_of_results_becomes_stale_with_them(home, profile):
+def test_a_reader_of_results_becomes_stale_with_them(home, profile, begin):
     with pytest.raises(UserError, match="of 03_x is needed, but it is missing .*--only 03_x"):
         results.result("p", "03_x")
-    start("03_x", profile, GIVEN).save({"a": 1}, scores=SCORES)
+    begin().save({"a": 1}, scores=SCORES)
     run = start("08_y", profile, GIVEN)
     result = results.result("p", "03_x")
     assert result.metrics == {"a": 1}
@@ -290,7 +287,7 @@ def test_a_reader_of_results_becomes_stale_with_them(home, profile):
     assert result.seconds["total"] > 0
     run.save({})
     assert state_of(home, "08_y") == ("done", "")
-    start("03_x", profile, GIVEN).save({"a": 2})
+    begin().save({"a": 2})
     assert state_of(home, "08_y") == ("stale", "the result of 03_x has changed")
 
 
@@ -307,8 +304,8 @@ class Detector:
         (folder / "head.safetensors").write_bytes(b"h")
 
 
-def test_a_detector_is_saved_whole_or_not_at_all(home, profile, folder):
-    run = start("03_x", profile, GIVEN)
+def test_a_detector_is_saved_whole_or_not_at_all(begin, folder):
+    run = begin()
     with pytest.raises(OSError, match="disk"):
         run.save({}, detector=Detector(fails=True))
     assert {path.name for path in folder.iterdir()} == {"config.json", "lock"}
@@ -317,8 +314,8 @@ def test_a_detector_is_saved_whole_or_not_at_all(home, profile, folder):
     assert "head.safetensors" in json.loads((folder / "DONE.json").read_text())["artefacts"]
 
 
-def test_the_stamp_says_what_the_numbers_are_not(home, profile):
-    stamp = start("03_x", profile, GIVEN).stamp()
+def test_the_stamp_says_what_the_numbers_are_not(profile, begin):
+    stamp = begin().stamp()
     assert "corpus corpus;" in stamp
     assert "FaceForensics" not in stamp
     demo = config.Profile(name="p", corpus={"root": "demo"}, crops={"frames": 2, "size": 64},

@@ -1,8 +1,7 @@
-"""Sweeps of tiny notebooks: what they expand to, and that no death of anything loses or repeats
-a run.
-"""
+"""Sweeps of tiny notebooks: what they expand to, and that no death loses or repeats a run."""
 
 import contextlib
+import itertools
 import json
 import os
 import random
@@ -59,25 +58,20 @@ BODY = "\n".join(f"if fault == '{name}':\n    {code}" for name, code in FAULTS.i
 PROFILE = {"corpus": {"root": "demo"}, "demo": {"seed": 1, "identities": 4, "frames": 2},
            "crops": {"frames": 2, "size": 64}, "notebooks": {"03_tiny": {"rank": 3}}}
 GRID = {"notebook": "03_tiny", "grid": {"rank": [4, 5], "dropout": [0, 0.1]}}
-CELLS = [(4, 0.0), (4, 0.1), (5, 0.0), (5, 0.1)]
-NAMES = ["repeats1-rank4-affd8a0f9e43", "repeats1-rank4-dropout0.1-f00f11fdef8b",
-         "repeats1-rank5-9af979fd4a0f", "repeats1-rank5-dropout0.1-56dfb4858e9e"]
+CELLS = {  # the name of each run, its rank and its dropout
+    "repeats1-rank4-affd8a0f9e43": (4, 0.0), "repeats1-rank4-dropout0.1-f00f11fdef8b": (4, 0.1),
+    "repeats1-rank5-9af979fd4a0f": (5, 0.0), "repeats1-rank5-dropout0.1-56dfb4858e9e": (5, 0.1)}
+NAMES = list(CELLS)
 
 
 @pytest.fixture
-def home(tmp_path, monkeypatch):
-    """Folders of a separate study with one notebook; `executed` gets a line from every
-    kernel.
-    """
-    for name in ("DATA", "CACHE", "RUNS", "NOTEBOOKS", "PARAMS"):
-        monkeypatch.setenv(f"DFNB_{name}", str(tmp_path / name.lower()))
-    monkeypatch.delenv("DFNB_RUN", raising=False)
-    monkeypatch.setenv("TMPDIR", str(tmp_path / "temporary"))
-    for name in ("params", "notebooks", "temporary"):
-        (tmp_path / name).mkdir()
-    write(tmp_path)
-    declare(tmp_path, grid=GRID)
-    return tmp_path
+def home(folders, monkeypatch):
+    """A study of one notebook and its sweep; `executed` gets a line from every kernel."""
+    (folders / "temporary").mkdir()
+    monkeypatch.setenv("TMPDIR", str(folders / "temporary"))
+    write(folders)
+    declare(folders, grid=GRID)
+    return folders
 
 
 def write(home: Path, body: str = BODY, stem: str = "03_tiny") -> None:
@@ -87,8 +81,8 @@ def write(home: Path, body: str = BODY, stem: str = "03_tiny") -> None:
 
 
 def declare(home: Path, **named) -> None:
-    (home / "params" / "tiny.yaml").write_text(
-        yaml.safe_dump(PROFILE | {"sweeps": named}, sort_keys=False))
+    profile = yaml.safe_dump(PROFILE | {"sweeps": named}, sort_keys=False)
+    (home / "params" / "tiny.yaml").write_text(profile)
 
 
 def cells(**options):
@@ -97,8 +91,8 @@ def cells(**options):
 
 def executed(home: Path) -> Counter:
     """How often each run's notebook has begun."""
-    return Counter(
-        (home / "executed").read_text().split()) if (home / "executed").exists() else Counter()
+    path = home / "executed"
+    return Counter(path.read_text().split() if path.exists() else [])
 
 
 def states() -> list[str]:
@@ -106,8 +100,8 @@ def states() -> list[str]:
 
 
 def metrics() -> dict[str, bytes]:
-    return {
-        row["run"]: (row["folder"] / "metrics.json").read_bytes() for row in grids.table("tiny")}
+    rows = grids.table("tiny")
+    return {row["run"]: (row["folder"] / "metrics.json").read_bytes() for row in rows}
 
 
 def content(rank: int, dropout: float, seed: int = 0) -> bytes:
@@ -115,25 +109,23 @@ def content(rank: int, dropout: float, seed: int = 0) -> bytes:
     return files.canonical({"value": (rank + seed) / 3 - dropout, "repeats": 1}).encode()
 
 
-def threads():
-    """An executor that starts at once; the kernels are processes anyway."""
-    return ThreadPoolExecutor(2)
+def run(**options) -> list[dict]:
+    """Run the sweeps; the executor starts at once, for the kernels are processes anyway."""
+    return sweeps.run("tiny", executor=ThreadPoolExecutor(2), **options)
+
+
+def finish(**options) -> None:
+    run(workers=2, **options)
+    assert set(states()) == {"done"}
 
 
 # ------------------------------------------------------------------- which runs
-def test_a_grid_has_a_cell_for_every_combination_without_repetitions(home):
-    found = cells()
-    assert [(cell.parameters["rank"], cell.parameters["dropout"]) for cell in found] == [
-        (4, 0.0), (4, 0.1), (5, 0.0), (5, 0.1)]
-    assert {cell.parameters["repeats"] for cell in found} == {1}
-    assert all(cell.config["parameters"]["fault"] == "" for cell in found)
-
-
-def test_the_name_of_a_run_is_fixed_by_its_parameters(home):
-    assert [cell.folder.name for cell in cells()] == NAMES
-    declare(
-        home,
-        other={"notebook": "03_tiny", "combinations": [{"dropout": 0, "rank": 4, "repeats": 1}]})
+def test_a_grid_has_a_cell_for_every_combination_with_a_name_fixed_by_its_parameters(home):
+    found = {cell.folder.name: cell.config["parameters"] for cell in cells()}
+    assert {name: (one["rank"], one["dropout"]) for name, one in found.items()} == CELLS
+    assert {(one["repeats"], one["fault"]) for one in found.values()} == {(1, "")}
+    same = {"notebook": "03_tiny", "combinations": [{"dropout": 0, "rank": 4, "repeats": 1}]}
+    declare(home, other=same)
     assert [cell.folder.name for cell in cells()] == NAMES[:1]
 
 
@@ -144,56 +136,46 @@ def test_one_factor_at_a_time_has_the_base_once_and_every_seed(home):
     around = [cell.config["parameters"] for cell in cells(only=["around"])]
     assert [(one["rank"], one["dropout"], one["split_seed"]) for one in around] == [
         (3, 0.0, 0), (3, 0.0, 1), (4, 0.0, 0), (4, 0.0, 1), (3, 0.1, 0), (3, 0.1, 1)]
-    shared = [cell for cell in cells() if cell.sweeps == ("around", "grid")]
-    # rank 4, dropout 0, seed 0 is in both
-    assert [cell.folder.name for cell in shared] == NAMES[:1]
+    shared = [cell.folder.name for cell in cells() if cell.sweeps == ("around", "grid")]
+    assert shared == NAMES[:1]  # rank 4, dropout 0, seed 0
     assert len(cells()) == 6 + 4 - 1
     assert len(cells(only=["03_tiny"])) == len(cells(only=["03"])) == 9
 
 
 def test_the_demo_has_the_grid_of_the_study_and_three_seeds_of_every_factor():
-    demo = config.load("demo")
-    grid = [cell.config["parameters"] for cell in grids.expand(demo, ["grid"])]
+    grid, around = ([cell.config["parameters"] for cell in cells_of]
+                    for cells_of in (grids.expand(config.load("demo"), [name])
+                                     for name in ("grid", "one_factor")))
     assert len({(one["rank"], one["alpha"], one["dropout"]) for one in grid}) == len(grid) == 27
-    assert Counter(
-        cell.config["parameters"]["split_seed"] for cell in grids.expand(demo, ["one_factor"])) == {
-            0: 8, 1: 8, 2: 8
-        }  # the base, two other values of each of three factors, and two blocks
+    # the base, two other values of each of three factors, and two blocks
+    assert Counter(one["split_seed"] for one in around) == {0: 8, 1: 8, 2: 8}
 
 
-@pytest.mark.parametrize(
-    ("sweep", "sentence"),
-    [({"grid": {"rnak": [1]}}, r"has no parameter 'rnak' \(params/tiny.yaml, sweeps.grid\)"),
-     ({"grid": {"rank": [1, "two"]}
-       }, r"rank must be an integer, got 'two' \(params/tiny.yaml, sweeps.grid\)"),
-     ({"combinations": [{"profile": "demo"}]}, "runs under its own profile"),
-     ({"grid": {"rank": [1]}, "base": {"rank": 2}
-       }, "sweeps.grid is .*, but rank is in the base and in the grid"),
-     ({"grid": {"rank": [1]}, "combinations": [{}]
-       }, "has one of grid, combinations and one_at_a_time, not grid and combinations"),
-     ({}, "has one of grid, combinations and one_at_a_time, not none"),
-     ({"grid": {"rank": []}}, "sweeps.grid.grid.rank is .*at least 1 item"),
-     ({"combinations": [{}], "notebook": "09_absent"}, "there is no chapter '09_absent'"),])
-def test_a_mistake_in_a_sweep_is_a_sentence_before_anything_runs(home, sweep, sentence):
+@pytest.mark.parametrize(("sweep", "only", "sentence"), [
+    ({"grid": {"rnak": [1]}}, None, r"has no parameter 'rnak' \(params/tiny.yaml, sweeps.grid\)"),
+    ({"grid": {"rank": [1, "two"]}}, None,
+     r"rank must be an integer, got 'two' \(params/tiny.yaml, sweeps.grid\)"),
+    ({"combinations": [{"profile": "demo"}]}, None, "runs under its own profile"),
+    ({"grid": {"rank": [1]}, "base": {"rank": 2}}, None,
+     "sweeps.grid is .*, but rank is in the base and in the grid"),
+    ({"grid": {"rank": [1]}, "combinations": [{}]}, None,
+     "has one of grid, combinations and one_at_a_time, not grid and combinations"),
+    ({}, None, "has one of grid, combinations and one_at_a_time, not none"),
+    ({"grid": {"rank": []}}, None, "sweeps.grid.grid.rank is .*at least 1 item"),
+    ({"combinations": [{}], "notebook": "09_absent"}, None, "there is no chapter '09_absent'"),
+    (GRID, ["gird"], r"no sweep 'gird' in params/tiny.yaml; its sweeps are grid \(03_tiny\)")])
+def test_a_mistake_in_a_sweep_is_a_sentence_before_anything_runs(home, sweep, only, sentence):
     declare(home, grid={"notebook": "03_tiny"} | sweep)
     with pytest.raises(UserError, match=sentence):
-        sweeps.run("tiny", executor=threads())
+        run(only=only)
     assert not (home / "runs").exists()
-
-
-def test_an_unknown_sweep_is_answered_with_the_known_ones(home):
-    with pytest.raises(
-            UserError,
-            match=r"no sweep 'gird' in params/tiny.yaml; its sweeps are grid \(03_tiny\)"):
-        cells(only=["gird"])
 
 
 def test_a_dry_run_says_what_would_run_and_runs_nothing(home, capsys):
     assert cli.main(["sweep", "--profile", "tiny", "--dry-run"]) == 0
-    lines = capsys.readouterr().out.splitlines()
-    assert [line.split() for line in lines[:4]] == [[name, "missing", "run", "never", "run"]
-                                                    for name in NAMES]
-    assert lines[4] == "4 runs: 4 missing"
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert lines[:4] == [[name, "missing", "run", "never", "run"] for name in NAMES]
+    assert " ".join(lines[4]) == "4 runs: 4 missing"
     assert not (home / "runs").exists()
 
 
@@ -202,8 +184,8 @@ def test_processes_that_all_die_at_once_end_the_sweep_and_blame_no_run(home):
         def submit(self, *arguments):
             raise BrokenExecutor("no worker begins")
 
-    with pytest.raises(sweeps.SweepFailed,
-                       match="die at once .BrokenExecutor: no worker begins.*__main__"):
+    sentence = "die at once .BrokenExecutor: no worker begins.*__main__"
+    with pytest.raises(sweeps.SweepFailed, match=sentence):
         sweeps.run("tiny", executor=Broken())
     assert states() == ["missing"] * 4
 
@@ -212,23 +194,19 @@ def test_processes_that_all_die_at_once_end_the_sweep_and_blame_no_run(home):
 @pytest.mark.slow
 def test_a_sweep_runs_each_cell_once_in_processes_with_their_share_of_threads(home):
     note = f"with open('{home}/order', 'a') as file:\n    print(WORD, file=file)\n"
-    begin, end = note.replace("WORD", "os.environ['OMP_NUM_THREADS']"), note.replace(
-        "WORD", "'end'")
-    write(home, f"{begin}time.sleep(0.3)\n{end}")
+    begin = note.replace("WORD", "os.environ['OMP_NUM_THREADS']")
+    write(home, f"{begin}time.sleep(0.3)\n{note.replace('WORD', repr('end'))}")
     lines: list[str] = []
     rows = sweeps.run("tiny", workers=2, threads=3, progress=lines.append)
     assert {row["state"] for row in rows} == {"done"}
-    assert metrics() == {
-        name: content(rank, dropout) for name, (rank, dropout) in zip(NAMES, CELLS, strict=True)}
+    assert metrics() == {name: content(*cell) for name, cell in CELLS.items()}
     order = (home / "order").read_text().split("\n")
     assert order[:2] == ["3", "end"]  # the first makes the crops that all share
     assert all(state.read_json(row["folder"] / "DONE.json")["threads"] == 3 for row in rows)
     assert lines[0].startswith(f"1/4 {NAMES[0]} done; about ")
     assert lines[-1].startswith("4/4 ")
-    before = executed(home)
-    assert before == Counter(NAMES)
     assert sweeps.run("tiny", workers=2) == rows
-    assert executed(home) == before
+    assert executed(home) == Counter(NAMES)
 
 
 @pytest.mark.slow
@@ -236,26 +214,20 @@ def test_chapters_that_wait_for_no_other_run_side_by_side_with_the_sweeps(home, 
     meet = f"""open(f"{home}/{{run.folder.name[:2]}}.begun", "w").close()
 while not (os.path.exists("{home}/04.begun") and os.path.exists("{home}/05.begun")):
     time.sleep(0.05)"""
-    write(home, meet, "04_tiny")
-    write(home, meet, "05_tiny")
-    write(
-        home,
-        "from dfnb.runs.results import result\nresult('tiny', '05_tiny'); "
-        "result('tiny', '04_tiny')",
-        "07_tiny")
+    read = """from dfnb.runs.results import result
+result('tiny', '05_tiny'), result('tiny', '04_tiny')"""
+    for stem, body in (("04", meet), ("05", meet), ("07", read), ("08", "")):
+        write(home, body, f"{stem}_tiny")
     declare(home, rows=GRID | {"chapter": "08_tiny"})
-    write(home, "", "08_tiny")
     names = ["03_tiny", "04_tiny", "05_tiny", "07_tiny", "08_tiny"]
-    arguments = [
-        "study", "--profile", "tiny", "--workers", "2",
-        *(word for name in names for word in ("--only", name))]
+    only = [word for name in names for word in ("--only", name)]
+    arguments = ["study", "--profile", "tiny", "--workers", "2", *only]
     assert cli.main(arguments) == 0
     words = capsys.readouterr().out
     assert words.startswith(
         f"{'; '.join(names)}; the runs of rows\n03_tiny: running\n1/9 03_tiny done in ")
     assert "\n04_tiny: running\n05_tiny: running\n" in words
     assert "\n9/9 08_tiny done in " in words and words.endswith("sweeps: 4 runs: 4 done\n")
-    assert executed(home) == Counter([*names, *NAMES])
     begun = (home / "executed").read_text().split()
     assert begun[0] == "03_tiny" and set(begun[1:3]) == {"04_tiny", "05_tiny"}
     assert begun[-1] == "08_tiny"  # its rows were done before it began
@@ -264,10 +236,9 @@ while not (os.path.exists("{home}/04.begun") and os.path.exists("{home}/05.begun
 
 
 @pytest.mark.slow
-def test_chapters_that_name_each_other_do_not_wait_for_ever(home, capsys):
+def test_chapters_that_name_each_other_do_not_wait_for_ever(home):
     write(home, "'05_tiny'", "04_tiny")
     write(home, "'04_tiny'", "05_tiny")
-    declare(home)
     assert cli.main(["study", "--profile", "tiny", "--only", "04", "--only", "05"]) == 0
     assert executed(home) == Counter(["04_tiny", "05_tiny"])
 
@@ -275,15 +246,16 @@ def test_chapters_that_name_each_other_do_not_wait_for_ever(home, capsys):
 @pytest.mark.slow
 def test_a_chapter_that_fails_stops_the_study_and_is_tried_again_by_the_next(home, capsys):
     write(home, "raise UserError('nothing to train on')", "02_tiny")
-    arguments = ["study", "--profile", "tiny", "--workers", "1", "--only", "02", "--only", "03"]
-    declare(home, grid=GRID | {"chapter": "03_tiny"})
     write(home, "", "04_tiny")
+    declare(home, grid=GRID | {"chapter": "03_tiny"})
+    only = ["--only", "02", "--only", "03", "--only", "04"]
+    arguments = ["study", "--profile", "tiny", "--workers", "1", *only]
     for _ in range(2):
-        assert cli.main([*arguments, "--only", "04"]) == 1
+        assert cli.main(arguments) == 1
         assert "dfnb: 02_tiny failed: nothing to train on" in capsys.readouterr().err
     assert executed(home) == Counter({"02_tiny": 2})
     write(home, "", "02_tiny")
-    assert cli.main([*arguments, "--only", "04"]) == 0
+    assert cli.main(arguments) == 0
     assert {row["state"] for row in study.status("tiny")} == {"done"}
 
 
@@ -293,7 +265,7 @@ def test_a_failed_run_stops_no_other_and_says_its_class(home, capsys):
         "killed": "kernel died", "memory": "out of memory", "bad": "bad parameters", "data": "data",
         "diverged": "diverged", "idle": "no gradient", "other": "error"}
     declare(home, faults={"notebook": "03_tiny", "grid": {"fault": [*faults, ""]}})
-    rows = sweeps.run("tiny", executor=threads(), workers=2)
+    rows = run(workers=2)
     failed = [state.read_json(row["folder"] / "FAILED.json") for row in rows[:-1]]
     assert [record["reason"] for record in failed] == list(faults.values())
     # what may pass has another attempt
@@ -301,44 +273,39 @@ def test_a_failed_run_stops_no_other_and_says_its_class(home, capsys):
     assert [row["state"] for row in rows] == ["failed"] * 7 + ["done"]
     assert failed[2]["message"] == "rank must be at least 9, got 2"
     before = executed(home)
-    with pytest.raises(sweeps.SweepFailed,
-                       match="faultkilled-.* and 6 more not done .failed: kernel died: its"):
-        sweeps.check_done(sweeps.run("tiny", executor=threads()))
+    sentence = "faultkilled-.* and 6 more not done .failed: kernel died: its"
+    with pytest.raises(sweeps.SweepFailed, match=sentence):
+        sweeps.check_done(run())
     assert executed(home) == before  # failed runs are left alone
     capsys.readouterr()
     assert cli.main(["status", "--profile", "tiny"]) == 0
     out = capsys.readouterr().out
     assert "sweep faults            8 runs: 1 done, 7 failed" in out
     assert "diverged: training diverged at step 3: the loss is nan" in out
-    write(home, "")
-    # the notebook is another one now
-    assert {row["state"] for row in grids.table("tiny")} == {"stale"}
-    assert all(
-        "but since then the code of the package" in row["why"] for row in grids.table("tiny")[:-1])
-    sweeps.run("tiny", executor=threads(), workers=2)
-    assert set(states()) == {"done"}
+    write(home, "")  # the notebook is another one now
+    rows = grids.table("tiny")
+    assert {row["state"] for row in rows} == {"stale"}
+    assert all("but since then the code of the package" in row["why"] for row in rows[:-1])
+    finish()
 
 
 @pytest.mark.slow
 def test_failed_runs_are_repeated_when_asked_and_a_slow_one_is_stopped(home):
     write(home, f"if not os.path.exists('{home}/go'):\n    time.sleep(60)")
-    declare(home,
-            slow={"notebook": "03_tiny", "combinations": [{"rank": 4}], "timeout": 3, "retries": 0})
-    assert [row["why"] for row in sweeps.run("tiny", executor=threads())
-            ][0].startswith("timeout: it took longer")
+    slow = {"combinations": [{"rank": 4}], "timeout": 3, "retries": 0}
+    declare(home, slow={"notebook": "03_tiny"} | slow)
+    assert run()[0]["why"].startswith("timeout: it took longer")
     (home / "go").touch()
-    assert sweeps.run("tiny", executor=threads())[0]["state"] == "failed"
-    assert grids.action("failed", False) == "leave"
-    assert sweeps.run("tiny", executor=threads(), retry_failed=True)[0]["state"] == "done"
+    assert run()[0]["state"] == "failed"
+    finish(retry_failed=True)
 
 
 @pytest.mark.slow
 def test_a_full_disk_ends_the_sweep_with_a_sentence_and_spoils_nothing(home, monkeypatch):
-    sweeps.run("tiny", executor=threads())
+    run()
     before = {path: path.read_bytes() for path in (home / "runs").rglob("*") if path.is_file()}
-    declare(
-        home, grid=GRID,
-        more={"notebook": "03_tiny", "combinations": [{"rank": 8}, {"rank": 9}], "seeds": [0, 1]})
+    more = {"notebook": "03_tiny", "combinations": [{"rank": 8}, {"rank": 9}], "seeds": [0, 1]}
+    declare(home, grid=GRID, more=more)
     atomic = files.atomic
 
     def full(path):
@@ -346,15 +313,14 @@ def test_a_full_disk_ends_the_sweep_with_a_sentence_and_spoils_nothing(home, mon
             raise OSError(28, "No space left on device")
         return atomic(path)
 
+    sentence = "no space is left on the device; free some and run the same"
     with monkeypatch.context() as patch:
         patch.setattr(files, "atomic", full)
-        with pytest.raises(sweeps.SweepFailed,
-                           match="no space is left on the device; free some and run the same"):
-            sweeps.run("tiny", executor=threads(), workers=1)
+        with pytest.raises(sweeps.SweepFailed, match=sentence):
+            run(workers=1)
     assert states() == ["done"] * 4 + ["interrupted"] + ["missing"] * 3
     assert {path: path.read_bytes() for path in before} == before
-    sweeps.run("tiny", executor=threads(), workers=2)
-    assert set(states()) == {"done"}
+    finish()
     assert {path: path.read_bytes() for path in before} == before
 
 
@@ -362,7 +328,7 @@ def test_a_full_disk_ends_the_sweep_with_a_sentence_and_spoils_nothing(home, mon
 def test_a_kernel_without_disk_space_is_told_as_such(home):
     declare(home, full={"notebook": "03_tiny", "combinations": [{"fault": "full"}, {"rank": 9}]})
     with pytest.raises(sweeps.SweepFailed, match="03_tiny failed: no space is left on the device"):
-        sweeps.run("tiny", executor=threads(), workers=1)
+        run(workers=1)
     assert states() == ["failed", "missing"]
 
 
@@ -378,11 +344,10 @@ def test_a_run_that_kills_its_process_is_given_up_and_the_others_end(home):
 # ------------------------------------------------------------------- deaths of the runner
 def runner(*options: str, workers: int = 2) -> subprocess.Popen:
     """`dfnb sweep` in a separate process group, as a terminal would start it."""
-    command = [
-        sys.executable, "-m", "dfnb.cli", "sweep", "--profile", "tiny", "--workers",
-        str(workers), *options]
-    return subprocess.Popen(command, cwd=files.ROOT, text=True, start_new_session=True,
-                            stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    command = [sys.executable, "-m", "dfnb.cli", "sweep", "--profile", "tiny"]
+    return subprocess.Popen([*command, "--workers", str(workers), *options], cwd=files.ROOT,
+                            text=True, start_new_session=True, stdout=subprocess.PIPE,
+                            stderr=subprocess.PIPE)
 
 
 def until(condition, process=None, seconds: float = 60) -> None:
@@ -396,16 +361,15 @@ def until(condition, process=None, seconds: float = 60) -> None:
 @pytest.mark.slow
 def test_a_killed_runner_takes_its_kernels_along_and_the_next_one_repeats_nothing(home):
     write(home, f"if rank == 5 and not os.path.exists('{home}/go'):\n    time.sleep(60)")
-    process = runner()
+    process, expected = runner(), ["done", "done", "interrupted", "interrupted"]
     until(lambda: executed(home).total() == 4, process)
     process.send_signal(signal.SIGKILL)
     process.wait()
-    until(lambda: states() == ["done", "done", "interrupted", "interrupted"], seconds=5)
+    until(lambda: states() == expected, seconds=5)
     (home / "go").touch()
     time.sleep(1.5)
-    assert states() == ["done", "done", "interrupted", "interrupted"]  # no orphan went on
-    sweeps.run("tiny", executor=threads(), workers=2)
-    assert set(states()) == {"done"}
+    assert states() == expected  # no orphan went on
+    finish()
     assert executed(home) == Counter(dict(zip(NAMES, (1, 1, 2, 2), strict=True)))
 
 
@@ -487,24 +451,16 @@ for rank in sys.argv[1:]:
 
 @pytest.fixture
 def sabotage(home, monkeypatch):
-    """Every boundary of every atomic write of one run, each for a separate run: who dies
-    there, and when.
-    """
+    """Every boundary of every atomic write of a run: the file, when, and who dies there."""
     (home / "site").mkdir()
     (home / "site" / "sitecustomize.py").write_text(SABOTAGE)
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(home / "site"), str(files.ROOT)]))
-    points = [(name, point, who)
-              for name in SAVED
-              for point in ("written", "replaced")
-              for who in ("kernel", "runner")]
-    points += [(name, point, "runner")
-               for name in ("notebook.ipynb", "DONE.json")
-               for point in ("written", "replaced")]
+    moments = ("written", "replaced")
+    points = [*itertools.product(SAVED, moments, ("kernel", "runner")),
+              *itertools.product(("notebook.ipynb", "DONE.json"), moments, ("runner",))]
     write(home, DETECTOR)
-    declare(
-        home, grid={
-            "notebook": "03_tiny", "grid": {"rank": list(range(10, 10 + len(points)))}, "retries": 0
-        })
+    ranks = {"rank": list(range(10, 10 + len(points)))}
+    declare(home, grid={"notebook": "03_tiny", "grid": ranks, "retries": 0})
     plan = {cell.folder.name: point for cell, point in zip(cells(), points, strict=True)}
     monkeypatch.setenv("SABOTAGE", json.dumps(plan))
     return plan
@@ -519,7 +475,7 @@ def test_a_death_at_any_boundary_of_any_write_leaves_no_false_done_and_the_same_
         return dict(zip((cell.folder.name for cell in some), map(int, out.split()), strict=True))
 
     every = cells()
-    with threads() as pool:
+    with ThreadPoolExecutor(2) as pool:
         first, second = pool.map(execute, [every[::2], every[1::2]])
     codes = first | second
     found = dict(zip(sabotage, states(), strict=True))
@@ -530,17 +486,15 @@ def test_a_death_at_any_boundary_of_any_write_leaves_no_false_done_and_the_same_
         nothing = (file, point) == ("config.json", "written") and who == "runner"
         assert found[name] == ("done" if finished else "failed" if who == "kernel" else
                                "missing" if nothing else "interrupted"), (file, point, who)
-    sweeps.run("tiny", executor=threads(), workers=2, retry_failed=True)
-    assert set(states()) == {"done"}
+    finish(retry_failed=True)
     assert metrics() == {cell.folder.name: content(cell.parameters["rank"], 0.0) for cell in every}
+    artefacts = {*SAVED, "notebook.ipynb"}
     for cell in every:
-        artefacts = {*SAVED, "notebook.ipynb"}
         assert set(state.read_json(cell.folder / "DONE.json")["artefacts"]) == artefacts
         assert {path.name for path in cell.folder.iterdir()} == {
             *artefacts, "DONE.json", "lock", "notebook.log"}
-    assert {path.parent
-            for path in (home / "runs").rglob("*")
-            if path.is_file()} == {cell.folder for cell in every}
+    written = {path.parent for path in (home / "runs").rglob("*") if path.is_file()}
+    assert written == {cell.folder for cell in every}
     assert list((home / "temporary").iterdir()) == []
 
 
@@ -562,12 +516,12 @@ def test_ten_deaths_at_random_moments_change_no_number(home):
             process.communicate()
             process = runner()
     process.communicate(timeout=120)
-    sweeps.run("tiny", executor=threads(), workers=2, retry_failed=True)
+    finish(retry_failed=True)
     assert deaths >= 5
     assert list((home / "temporary").iterdir()) == []
-    assert metrics() == {
-        cell.folder.name: content(cell.parameters["rank"], cell.parameters["dropout"],
-                                  cell.parameters["split_seed"]) for cell in cells()}
+    given = {cell.folder.name: cell.parameters for cell in cells()}
+    assert metrics() == {name: content(one["rank"], one["dropout"], one["split_seed"])
+                         for name, one in given.items()}
 
 
 def kernels(home: Path) -> list:
@@ -589,8 +543,7 @@ def test_a_dask_cluster_that_loses_a_worker_gives_the_same_numbers(home):
     distributed = pytest.importorskip("distributed")
     write(home, "time.sleep(1)")
     local = distributed.LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None)
-    with local as cluster, \
-            distributed.Client(cluster) as client, ThreadPoolExecutor(1) as thread:
+    with local as cluster, distributed.Client(cluster) as client, ThreadPoolExecutor(1) as thread:
         sweep = thread.submit(sweeps.run, "tiny", scheduler=cluster.scheduler_address)
         until(lambda: executed(home).total() >= 2)
         busy = [worker for worker, calls in client.processing().items() if calls]
@@ -598,8 +551,7 @@ def test_a_dask_cluster_that_loses_a_worker_gives_the_same_numbers(home):
         rows = sweep.result(timeout=120)
     assert {row["state"] for row in rows} == {"done"}
     assert executed(home).total() == 5  # one began twice
-    assert metrics() == {
-        name: content(rank, dropout) for name, (rank, dropout) in zip(NAMES, CELLS, strict=True)}
+    assert metrics() == {name: content(*cell) for name, cell in CELLS.items()}
 
 
 @pytest.mark.slow
