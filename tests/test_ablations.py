@@ -42,20 +42,51 @@ def test_main_effects_are_the_slopes_of_a_table_made_of_them():
     ranks, scales = np.log2(table["rank"]), np.log2(table.alpha / table["rank"])
     slopes = 0.02 * ranks - 0.01 * scales + 0.03 * table.dropout / 0.05
     found = ablations.main_effects(table.assign(test=0.4 + slopes + noise(27)), "test")
-    assert found.effect[:3].tolist() == pytest.approx([0.02, -0.01, 0.03], abs=1e-8)
-    assert found.reason.tolist() == ["", "", "", "takes one value only", "takes one value only"]
-    assert found.effect[3:].isna().all()
+    assert found.effect.tolist() == pytest.approx([0.02, -0.01, 0.03], abs=1e-8)
+    assert found.reason.tolist() == ["", "", ""]
+    moved = table.assign(split_seed=1, test=0.9 + slopes + noise(27))  # splits have own intercepts
+    both = pd.concat([table.assign(test=0.4 + slopes + noise(27)), moved])
+    assert ablations.main_effects(both, "test").effect.tolist() == pytest.approx(
+        found.effect.tolist(), abs=1e-8)
+    alone = ablations.main_effects(table[table["rank"] == 8].assign(test=0.5 + noise(9)), "test")
+    assert alone.reason.tolist() == ["takes one value only", "", ""]
 
 
-def test_the_two_ways_to_shrink_the_data_are_two_factors_and_splits_are_compared_with_themselves():
-    ways = [(1.0, 0), (0.5, 0), (0.25, 0), (0.5, 240), (0.25, 240)]
-    table = runs([BASE] * 15, split_seed=np.repeat([0, 1, 2], 5))
-    table[["fraction", "steps"]] = ways * 3
-    slope = np.where(table.steps, 0.04, 0.1)
-    table["test"] = 0.3 * table.split_seed + slope * np.log2(table.fraction) + noise(15)
-    found = ablations.main_effects(table, "test").effect
-    assert found["fraction doubled, epochs held"] == pytest.approx(0.1, abs=1e-8)
-    assert found["fraction doubled, steps held"] == pytest.approx(0.04, abs=1e-8)
+def test_more_data_is_judged_by_the_slopes_of_whole_draws():
+    """Five draws with slopes .00, .02, .04, .06, .08: mean .04, deviation .0316, t(4) 2.776."""
+    table = runs([BASE] * 15, split_seed=np.repeat(range(5), 3), fraction=[0.25, 0.5, 1.0] * 5)
+    table["test"] = 0.5 + 0.1 * table.split_seed \
+        + 0.02 * table.split_seed * np.log2(table.fraction)
+    found = ablations.doubled_data(table, "test")
+    assert (found["draws"], found["reason"]) == (5, "")
+    assert [found[name] for name in ("effect", "low", "high", "lowest", "highest")] == \
+        pytest.approx([0.04, 0.04 - 0.03926, 0.04 + 0.03926, 0.0, 0.08], abs=1e-4)
+    few = ablations.doubled_data(table[table.split_seed < 3], "test")
+    assert few["effect"] == pytest.approx(0.02)
+    assert np.isnan(few["low"]) and few["reason"] == "3 draws are too few, 5 are needed"
+    assert ablations.doubled_data(table[:0], "test")["draws"] == 0
+
+
+def test_the_answer_names_signs_only_where_the_interval_leaves_out_zero():
+    rows = pd.DataFrame({"effect": [0.02, -0.03, 0.001], "low": [0.01, -0.04, -0.01],
+                         "high": [0.03, -0.02, 0.012], "reason": ""}, list(ablations.EFFECTS))
+    unknown = rows.assign(effect=np.nan, low=np.nan, high=np.nan, reason="takes one value only")
+    data = pd.DataFrame([{"held": "steps", "split": "test", "draws": 2, "effect": 0.1,
+                          "low": np.nan, "high": np.nan, "reason": "2 draws are too few"}])
+    text = ablations.answer({"validation": unknown, "test": rows}, data)
+    for words in ("no estimate (takes one value only) on validation",
+                  "up (+0.020, +0.010 to +0.030) on test", "down (-0.030, -0.040 to -0.020)",
+                  "open (+0.001, -0.010 to +0.012)", "+0.100 (2 draws are too few)"):
+        assert words in text
+
+
+def test_all_cells_stand_in_one_table_the_best_first():
+    table = runs(GRID, test=np.linspace(0.64, 0.9, 27)).assign(
+        state=["done"] * 26 + ["failed"])
+    table.loc[26, "test"] = np.nan
+    found = ablations.cells(table)
+    assert len(found) == 26 and found.shape[1] == 8
+    assert found.AUC.is_monotonic_decreasing
 
 
 def test_the_interval_of_an_effect_covers_the_truth_as_often_as_its_confidence():
@@ -82,8 +113,7 @@ def test_no_run_at_all_is_no_error():
     assert ablations.chosen(empty) is None
     assert "nothing can be chosen" in ablations.verdict(empty, None, {})
     assert ablations.beside_reported(empty)["reported on FF++"].AUC.notna().all()
-    assert ablations.describe_fractions(empty, empty).count("No run with the") == 2
-    for table, count in ((empty, 7), (empty[:0], 0)):  # six maps and the bar of colours
+    for table, count in ((empty, 8), (empty[:0], 0)):  # six maps and a bar for each split
         figure = sweep_plots.heat_maps(table)
         assert len(figure.axes) == count
         plt.close(figure)
@@ -129,15 +159,6 @@ def test_varying_keeps_the_runs_that_differ_in_one_factor_only():
     base = pd.DataFrame({"sweeps": base})
     assert ablations.varying(table, "rank", base).index.tolist() == [0, 1]
     assert ablations.varying(table, "alpha", base).index.tolist() == [0, 2]
-
-
-def test_fractions_in_words_name_what_was_held_and_the_steps_taken():
-    rows = runs([BASE] * 4, fraction=[0.2, 0.2, 1.0, 1.0], split_seed=[0, 1, 0, 1],
-                test=[0.5, 0.7, 0.8, 0.9])
-    words = ablations.describe_fractions(rows.assign(steps_taken=[48, 48, 240, 240]), rows)
-    for phrase in ("**epochs held**", "fraction 0.2 took 48 steps and has a test AUC of 0.600",
-                   "**steps held**", "fraction 1 took 240 and has 0.850 (means of 2 and 2 draws)"):
-        assert phrase in words
 
 
 def test_a_heat_map_names_every_run_and_every_gap():

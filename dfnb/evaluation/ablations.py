@@ -4,6 +4,8 @@ A run that is not done has a row too, with its state and the reason, and without
 of videos unless a column says frames.
 """
 
+from collections.abc import Mapping
+
 import numpy as np
 import pandas as pd
 from scipy.stats import t as student
@@ -16,17 +18,12 @@ ORDER = ["best", "most_parameters", "fewest_parameters", "dropout_0", "dropout_0
          "lowest_AUC", "median_AUC"]
 
 
-def _doubled_fraction(runs: pd.DataFrame, held: pd.Series) -> pd.Series:
-    return np.log2(runs["fraction"]).where(held, 0.0)
-
-
 EFFECTS = {  # a factor, and the column whose change by one is the unit of its effect
     "rank, doubled": lambda runs: np.log2(runs["rank"]),
     "alpha / rank, doubled": lambda runs: np.log2(runs["alpha"] / runs["rank"]),
     "dropout, + 0.05": lambda runs: runs["dropout"] / 0.05,
-    "fraction doubled, epochs held": lambda runs: _doubled_fraction(runs, runs["steps"] == 0),
-    "fraction doubled, steps held": lambda runs: _doubled_fraction(runs, runs["steps"] > 0),
 }
+LEAST_DRAWS = 5  # of an interval over draws of the split
 
 
 def varying(runs: pd.DataFrame, factor: str, around: pd.DataFrame) -> pd.DataFrame:
@@ -85,21 +82,21 @@ def beside_reported(grid: pd.DataFrame) -> pd.DataFrame:
     return pd.concat(both, axis=1, join="outer").reindex(list(order))
 
 
-def main_effects(table: pd.DataFrame, value: str, confidence: float = 0.95) -> pd.DataFrame:
+def main_effects(grid: pd.DataFrame, value: str, confidence: float = 0.95) -> pd.DataFrame:
     """Return the change of `value` per unit of each factor of EFFECTS, with its interval.
 
-    Columns: effect, low, high, reason, runs; index: factor. Least squares on all finished runs,
-    with an intercept for every split seed, so that splits are compared with themselves. The
-    interval (Student) covers what varies from run to run; the test videos are the same in all runs
-    of a split. An effect that the runs cannot show is NaN with the reason.
+    Columns: effect, low, high, reason, runs; index: factor. Least squares on the finished runs of a
+    grid, with an intercept for each draw of the split. The interval (Student) covers what varies
+    from run to run, given these test videos; it does not cover other people. An effect that the
+    runs cannot show is NaN with the reason.
     """
-    done = table.dropna(subset=[value])
+    done = grid.dropna(subset=[value])
     columns = {name: column(done).to_numpy(float) for name, column in EFFECTS.items()}
     varied = [name for name, column in columns.items() if len(np.unique(column)) > 1]
     rows = pd.DataFrame(np.nan, pd.Index(columns, name="factor"), ["effect", "low", "high"])
     rows = rows.assign(reason="takes one value only", runs=len(done))
     if varied:
-        seeds = [done.split_seed == seed for seed in sorted(set(done.split_seed))]
+        seeds = [done["split_seed"] == seed for seed in sorted(set(done["split_seed"]))]
         design = np.stack([*seeds, *(columns[name] for name in varied)], axis=1)
         left = len(done) - np.linalg.matrix_rank(design)
         rows.loc[varied, "reason"] = reason = _not_estimable(design, left)
@@ -107,6 +104,63 @@ def main_effects(table: pd.DataFrame, value: str, confidence: float = 0.95) -> p
             fitted = _fit(design, done[value].to_numpy(float), left, confidence)
             rows.loc[varied, ["effect", "low", "high"]] = fitted[len(seeds):]
     return rows
+
+
+def doubled_data(runs: pd.DataFrame, value: str, confidence: float = 0.95) -> dict:
+    """Return the change of `value` when the training fraction doubles, over draws of the split.
+
+    Each draw (split seed) has its own least-squares slope; the interval is Student's over these
+    slopes, so it covers other people. Keys: draws, effect, low, high, lowest, highest, reason.
+    """
+    slopes = [np.polyfit(np.log2(draw["fraction"]), draw[value], 1)[0]
+              for _, draw in runs.dropna(subset=[value]).groupby("split_seed")
+              if draw["fraction"].nunique() > 1]
+    row = {"draws": len(slopes), **dict.fromkeys(["effect", "low", "high", "lowest", "highest"],
+                                                 np.nan), "reason": ""}
+    if slopes:
+        row |= {"effect": np.mean(slopes), "lowest": min(slopes), "highest": max(slopes)}
+    if len(slopes) < LEAST_DRAWS:
+        return row | {"reason": f"{len(slopes)} draws are too few, {LEAST_DRAWS} are needed"}
+    quantile = student.ppf((1 + confidence) / 2, len(slopes) - 1)
+    half = quantile * np.std(slopes, ddof=1) / len(slopes) ** 0.5
+    return row | {"low": row["effect"] - half, "high": row["effect"] + half}
+
+
+def cells(grid: pd.DataFrame) -> pd.DataFrame:
+    """Return the finished runs of a grid, the best on test first, with the study's columns."""
+    columns = ["rank", "alpha", "dropout", "AUC", "EER", "F1", "ACC", "trainable"]
+    done = grid.dropna(subset=["test"]).rename(columns={"test": "AUC"})
+    return done.sort_values("AUC", ascending=False, kind="stable")[columns].reset_index(drop=True)
+
+
+def answer(effects: Mapping[str, pd.DataFrame], data: pd.DataFrame) -> str:
+    """Word what the grid and the fractions show: whose interval leaves out zero, and its sign.
+
+    `effects` maps validation and test to `main_effects`; `data` holds rows of `doubled_data` with
+    the columns held and split.
+    """
+    lines = []
+    for name in EFFECTS:
+        signs = {split: _sign(rows.loc[name]) for split, rows in effects.items()}
+        words = "; ".join(f"{sign} on {split}" for split, sign in signs.items())
+        lines.append(f"{name}: {words}")
+    text = ("Given the videos of the grid, the video AUC of its runs changes with "
+            f"{'. '.join(lines)}.")
+    for row in data.to_dict("records"):
+        change = "no estimate" if np.isnan(row["effect"]) else f"{row['effect']:+.3f}"
+        found = (f" ({row['low']:+.3f} to {row['high']:+.3f} over {row['draws']} draws)"
+                 if not np.isnan(row["low"]) else f" ({row['reason']})")
+        text += (f" Twice as many training videos with the number of {row['held']} held, on "
+                 f"{row['split']}: {change}{found}.")
+    return text
+
+
+def _sign(row: pd.Series) -> str:
+    """Return how an effect stands to zero, in words."""
+    if np.isnan(row.low):
+        return f"no estimate ({row.reason})"
+    sure = "up" if row.low > 0 else "down" if row.high < 0 else "open"
+    return f"{sure} ({row.effect:+.3f}, {row.low:+.3f} to {row.high:+.3f})"
 
 
 def _not_estimable(design: np.ndarray, left: int) -> str:
@@ -156,21 +210,3 @@ def fractions(epochs_held: pd.DataFrame, steps_held: pd.DataFrame) -> pd.DataFra
     return grouped.agg(runs=("test", "size"), gradient_steps=("steps_taken", "mean"),
                        validation=("validation", "mean"), test=("test", "mean"),
                        lowest=("test", "min"), highest=("test", "max"))
-
-
-def describe_fractions(epochs_held: pd.DataFrame, steps_held: pd.DataFrame) -> str:
-    """Word each sweep of the fraction: what was held, the steps taken and the mean AUC on test."""
-    table, lines = fractions(epochs_held, steps_held), []
-    for name, text in (("epochs", "fewer videos also mean fewer gradient steps"),
-                       ("steps", "fewer videos are seen more often")):
-        if name not in table.index.get_level_values("held"):
-            lines.append(f"- No run with the {name} held is done.")
-            continue
-        rows = table.loc[name]
-        few, whole = rows.iloc[0], rows.iloc[-1]
-        lines.append(
-            f"- With the **{name} held**, {text}: fraction {rows.index[0]:g} took "
-            f"{few.gradient_steps:.0f} steps and has a test AUC of {few.test:.3f}, fraction "
-            f"{rows.index[-1]:g} took {whole.gradient_steps:.0f} and has {whole.test:.3f} (means "
-            f"of {few.runs:.0f} and {whole.runs:.0f} draws).")
-    return "\n".join(lines)

@@ -21,20 +21,20 @@ def heat_maps(grid: pd.DataFrame, splits: Sequence[str] = ("validation", "test")
 
     `grid` has the columns rank, alpha, dropout, state, split_seed, and each split with _low and
     _high. A run without a number is grey and shows its state; a combination that the grid does not
-    have stays white. Of several split seeds the first is shown.
+    have stays white. Of several split seeds the first is shown. Each split has its own colours.
     """
     if grid.empty:
         return plt.figure(figsize=(4, 0.5)).text(0, 0.5, "There is no grid.").figure
     grid = grid[grid.split_seed == grid.split_seed.min()]
     dropouts, ranks = sorted(set(grid.dropout)), grid["rank"].nunique()
-    low, high = np.nanmin([*grid[[*splits]].min(), 1.0]), np.nanmax([*grid[[*splits]].max(), 0.0])
     size = (2.2 + 2.6 * len(dropouts), (0.7 + 0.75 * ranks) * len(splits))
     figure, axes = plt.subplots(len(splits), len(dropouts), figsize=size, squeeze=False,
                                 layout="constrained")
     for line, split in zip(axes, splits, strict=True):
+        low, high = np.nanmin([grid[split].min(), 1.0]), np.nanmax([grid[split].max(), 0.0])
         for ax, dropout in zip(line, dropouts, strict=True):
             _heat_map(grid, split, dropout, ax, vmin=low, vmax=max(high, low + 1e-6))
-    figure.colorbar(axes[0, 0].collections[0], ax=axes, label="video AUC", shrink=0.6)
+        figure.colorbar(line[0].collections[0], ax=line, label="video AUC", shrink=0.8)
     return figure
 
 

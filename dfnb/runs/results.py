@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from scipy.special import logit
 
 from dfnb import UserError
 from dfnb.config import load
@@ -137,12 +138,28 @@ def base(profile: str) -> pd.DataFrame:
 
 def optimism(profile: str, grid: pd.DataFrame, bootstrap: Bootstrap = power.HALVES) -> dict:
     """Return `power.optimism_of_best` over a grid's finished runs, on their test videos."""
-    done = grid[grid.state == "done"]
-    if len(done) < 2:
+    videos = _test_videos(profile, grid)
+    if len(videos) < 2:
         nothing = dict.fromkeys(["apparent", "nested", "optimism"])
         return nothing | {"reason": "fewer than two runs are done"}
-    folders = {planned.folder.name: planned.folder for planned in grids.expand(load(profile))}
-    videos = [metrics.to_videos(read(folders[name]).scores.query("split == 'test'"))
-              for name in done.run]
     scores = np.stack([table.score for table in videos])
     return power.optimism_of_best(videos[0].label, scores, videos[0].group, bootstrap)
+
+
+def correlations(profile: str, grid: pd.DataFrame) -> dict[str, float]:
+    """Return the mean correlation of two runs' logits within each class of the test videos."""
+    videos, found = _test_videos(profile, grid), {}
+    for name, label in (("reals", 0), ("fakes", 1)):
+        logits = [logit(table.score[table.label == label].clip(1e-6, 1 - 1e-6))
+                  for table in videos]
+        enough = len(logits) > 1 and len(logits[0]) > 2
+        found[name] = float(np.corrcoef(logits)[np.triu_indices(len(logits), 1)].mean()) \
+            if enough else float("nan")
+    return found
+
+
+def _test_videos(profile: str, grid: pd.DataFrame) -> list[pd.DataFrame]:
+    """Return the test videos of each finished run."""
+    folders = {planned.folder.name: planned.folder for planned in grids.expand(load(profile))}
+    return [metrics.to_videos(read(folders[name]).scores.query("split == 'test'"))
+            for name in grid[grid.state == "done"].run]
