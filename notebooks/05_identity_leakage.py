@@ -13,9 +13,6 @@
 #
 # **Question** How much of a detector's AUC comes from knowing the video, the scene or the face,
 # rather than from seeing a manipulation?
-#
-# **Answer** Much of it can. Frames of the tested video in training raise the AUC, its scene with
-# the other label lowers it, and only identity-disjoint splits measure detection alone.
 
 # %%
 from dataclasses import replace
@@ -65,6 +62,9 @@ bootstrap = Bootstrap(confidence, draws)
 run = start("05_identity_leakage", experiment.profile, globals())
 display(Markdown(run.stamp()))
 
+# %% tags=["nbval-ignore-output"]
+run.answer()
+
 # %% [markdown]
 # ## Data
 #
@@ -107,10 +107,7 @@ audit.pivot_table(index=["design", "manipulation"], columns="leak",
 table = experiment.split("study", seed=seed, train_manipulation=train_on,
                          test_manipulations=[test_on])
 protocol = identity.audit(table, experiment.videos)
-seen = protocol.set_index(["manipulation", "leak"]).loc[(test_on, "scene")]
-display(Markdown(f"Of its {seen.videos:.0f} {test_on} test videos, {seen.seen_as_real:.0%} "
-                 f"show a scene that was trained on as real, and {seen.seen_as_fake:.0%} one "
-                 "that was trained on as fake."))
+display(Markdown(identity.describe(protocol, "scene")))
 protocol.set_index(["manipulation", "leak"]).round(2)
 
 # %% [markdown]
@@ -280,12 +277,26 @@ rise.set_index(["model", "design"])[columns].round(3)
 display(Markdown(leakage.describe_planted(rise)))
 
 # %% [markdown]
+# The answer of this chapter is computed from these tables, and shown below its question.
+
+# %%
+run.answer(leakage.answer(gaps))
+
+# %% [markdown]
 # ## Limits
 #
 # The intervals draw test groups and keep the trained models fixed; the marks of the folds show that
 # training again moves a gap too. Each design isolates one leak, while a random split mixes them. In
 # the demo profile all videos come from one rendered world, and siblings are as alike as its
 # renderer makes them.
+
+# %% [markdown]
+# ## Try it
+#
+# - More pairs and folds, narrower intervals: `dfnb run 05 -p folds 4`.
+# - A fainter planted cue: `dfnb run 05 -p planted 8`. At which amplitude does the probe stop to find
+#   it?
+# - The other direction: `dfnb run 05 -p train_on NeuralTextures -p test_on FaceSwap`.
 
 # %%
 saved = {"gaps": gaps, "shifts": shifts, "naming": named, "controls": checks, "planted": rise,

@@ -13,10 +13,6 @@
 #
 # **Question** What does the detector of chapter 3 say about one video, where does it look, and is
 # the video like those it was trained on?
-#
-# **Answer** It gives a score for each frame and an answer at the threshold that validation chose.
-# The picture also says whether the video lies within what the detector was trained on. Outside of
-# that range, the answer is a guess.
 
 # %%
 from pathlib import Path
@@ -44,6 +40,9 @@ experiment = Experiment.open(profile)
 run = start("07_your_own_video", experiment.profile, globals())
 trained = results.result(profile, "03_lora_training")
 display(Markdown(run.stamp()))
+
+# %% tags=["nbval-ignore-output"]
+run.answer()
 
 # %% [markdown]
 # ## Data
@@ -116,11 +115,25 @@ if interactive:
     display(widget.build(detector, verdict))
 
 # %% [markdown]
+# The answer of this chapter is computed from the verdict, and shown below its question.
+
+# %%
+run.answer(" ".join(verdict.sentences()))
+
+# %% [markdown]
 # ## Limits
 #
-# One score does not say how often such scores are wrong; chapters 3 and 8 do. The map shows where
+# One score does not say how often such scores are wrong; chapter 3 and the summary do. The map shows where
 # the detector looks, not what was manipulated; and a detector that looks at the right place may
 # still be wrong.
+
+# %% [markdown]
+# ## Try it
+#
+# - A video of your own: `dfnb run 07 -p video clip.mp4`, or `dfnb score clip.mp4 --run FOLDER`.
+# - In JupyterLab (`make lab`): set `interactive = True` and move through the frames.
+# - Compress a video strongly (`ffmpeg -i clip.mp4 -crf 40 worse.mp4`) and score it again. Which
+#   warnings appear?
 
 # %%
 saved = {name: getattr(verdict, name)

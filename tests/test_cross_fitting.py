@@ -61,10 +61,70 @@ def test_a_difference_is_paired_and_turns_its_sign():
 def test_the_table_has_every_measure_of_every_model():
     table = cross_fitting.table({name: videos(shift=shift).assign(threshold=0.5)
                                  for name, shift in (("weak", 0.2), ("strong", 2.0))}, FEW)
-    assert table.measure.tolist() == 2 * ["AUC", "ACC", "F1", "balanced", "pooled AUC"]
+    assert table.measure.tolist() == 2 * ["AUC", "EER", "balanced", "ACC", "F1", "pooled AUC"]
     wide = table.pivot(index="measure", columns="model", values="value")
-    assert (wide.strong > wide.weak).all()
+    assert (wide.strong > wide.weak).drop("EER").all() and wide.strong.EER < wide.weak.EER
     assert table[table.measure != "pooled AUC"][["low", "high"]].notna().all(axis=None)
+
+
+@pytest.mark.parametrize("digits", [1, 8])
+def test_in_one_fold_the_eer_is_the_plain_one_with_and_without_ties(digits):
+    table = videos(folds=1, seed=3).round({"score": digits})
+    whole = metrics.eer(table.label, table.score)
+    assert cross_fitting.eer(table, FEW).value == pytest.approx(whole)
+    weight = np.random.default_rng(0).integers(0, 3, len(table))
+    of = cross_fitting.weighted_eer(table.label.to_numpy(), table.score.to_numpy())
+    drawn = of(weight[None])
+    repeated = table.loc[table.index.repeat(weight)]
+    assert drawn[0] == pytest.approx(metrics.eer(repeated.label, repeated.score))
+
+
+def fits(draws=2, seeds=2) -> pd.DataFrame:
+    """Return cross-fitted frames of a strong and a weak model; the weak one has one seed."""
+    models = (("LoRA", 2.0, seeds), ("probe", 0.2, 1))
+    found = [videos(seed=10 * draw + seed, shift=shift).assign(
+        model=model, draw=draw, seed=seed, frame=0, threshold=0.5, split="test")
+        for draw in range(draws) for model, shift, count in models for seed in range(count)]
+    return pd.concat(found, ignore_index=True)
+
+
+def test_models_are_compared_within_each_draw_and_seed():
+    table = cross_fitting.compare(fits(), "LoRA", "probe", FEW)
+    assert table[["draw", "seed"]].to_numpy().tolist() == [[0, 0], [0, 1], [1, 0], [1, 1]]
+    assert table.probe.nunique() == 2  # its only seed serves both of LoRA
+    np.testing.assert_allclose(table.difference, table.LoRA - table.probe)
+    same = cross_fitting.verdict(table, "LoRA", "probe")
+    assert "2 draws of the folds and 2 training seeds" in same
+    assert same.endswith("So LoRA ranks these videos better than the probe.")
+
+
+@pytest.mark.parametrize(("change", "words"), [
+    ({"low": [-0.1] * 2}, "does not decide"), ({"difference": [0.2, -0.1]}, "does not decide"),
+    ({}, "better than the probe")])
+def test_an_order_needs_the_interval_and_every_draw(change, words):
+    table = pd.DataFrame({"draw": [0, 1], "seed": 0, "difference": [0.2, 0.1], "low": 0.1,
+                          "high": 0.3, "reason": ""}).assign(**change)
+    assert words in cross_fitting.verdict(table, "LoRA", "probe")
+    assert "does not decide" in cross_fitting.verdict(table[:1], "LoRA", "probe")
+
+
+def test_the_spread_tells_draws_of_the_folds_from_training_seeds():
+    table = cross_fitting.spread(fits(), "FaceSwap")
+    assert table.loc["LoRA", ["draws", "seeds"]].tolist() == [2, 2]
+    aucs = cross_fitting.compare(fits(), "LoRA", "probe", FEW).LoRA.to_numpy().reshape(2, 2)
+    assert table.loc["LoRA", "sd_draws"] == pytest.approx(aucs.mean(axis=1).std(ddof=1))
+    assert table.loc["LoRA", "sd_seeds"] == pytest.approx(aucs.var(axis=1, ddof=1).mean() ** 0.5)
+    assert np.isnan(table.loc["probe", "sd_seeds"])
+
+
+def test_videos_are_compared_with_their_frames_on_the_same_draws():
+    one = cross_fitting.levels(fits(), "FaceSwap", FEW)
+    assert one["video - frame"].tolist() == [0, 0]  # each video has one frame
+    rng = np.random.default_rng(0)
+    frames = pd.concat([fits().assign(frame=at, score=lambda rows: rows.score + rng.normal(
+        0, 1.5, len(rows))) for at in range(6)], ignore_index=True)
+    table = cross_fitting.levels(frames, "FaceSwap", FEW)
+    assert (table.low < table["video - frame"]).all() and (table["video - frame"] > 0.02).all()
 
 
 def test_other_videos_or_folds_are_refused():

@@ -229,12 +229,17 @@ def test_nobody_knows_the_masks_of_other_corpora(bench):
 
 
 def test_cross_fitting_tests_every_real_once_by_a_detector_that_has_not_met_its_people(bench):
-    scores = bench.cross_fit("probe", folds=3, seed=0, train_on="FaceSwap",
+    scores = bench.cross_fit("probe", folds=3, draws=[0, 1], train_on="FaceSwap",
                              test_on=["NeuralTextures"], cs=(1.0,))
-    videos = cross_fitting.to_videos(scores)
     known = bench.videos[bench.videos.manipulation.isin(["real", "NeuralTextures"])]
-    assert sorted(zip(videos.manipulation, videos.video, strict=True)) == sorted(
-        zip(known.manipulation, known.video, strict=True))
-    assert videos.groupby("group").fold.nunique().eq(1).all()
-    assert videos.groupby("fold").threshold.nunique().eq(1).all()
-    assert videos.fold.nunique() == 3
+    assert scores.draw.unique().tolist() == [0, 1] and scores.seed.unique().tolist() == [0]
+    folds = []
+    for _, rows in scores.groupby("draw"):
+        videos = cross_fitting.to_videos(rows)
+        assert sorted(zip(videos.manipulation, videos.video, strict=True)) == sorted(
+            zip(known.manipulation, known.video, strict=True))
+        assert videos.groupby("group").fold.nunique().eq(1).all()
+        assert videos.groupby("fold").threshold.nunique().eq(1).all()
+        assert videos.fold.nunique() == 3
+        folds.append(videos.set_index(["manipulation", "video"]).fold)
+    assert not folds[0].equals(folds[1])

@@ -73,7 +73,41 @@ def test_the_words_follow_the_intervals():
         "videos": 20, "video_low": [0.6, 0.1, 0.4, np.nan], "video_high": [0.9, 0.4, 0.6, np.nan]})
     assert method_comparison.describe(rows) == (
         "- study, A (10 reals, 20 fakes), against the constant answer: above it good; "
-        "below it bad; undecided flat, unclear.")
+        "below it bad; undecided flat.")  # without an interval there is no statement
+    assert "above it good" in method_comparison.answer(rows, "The rest.")
+
+
+def test_statements_hold_for_all_models_of_a_panel_together():
+    """Two models and the constant answer: each interval has the confidence 0.975."""
+    draw = np.random.default_rng(0).random
+    trials = {("s", name): trial(draw(20), draw(20) + 0.2, draw(20)) for name in ("one", "two")}
+    trials["s", "always fake"] = trial([0.5], [0.5], [0.5])
+    plain, wide = (of(trials, ["A"], Bootstrap(draws=200)).set_index("model")
+                   for of in (method_comparison.table, method_comparison.simultaneous))
+    exact = method_comparison.table(trials, ["A"], Bootstrap(0.975, draws=200)).set_index("model")
+    pd.testing.assert_frame_equal(wide, exact)
+    assert (wide.video_low < plain.video_low)[:2].all()
+    assert plain.loc["always fake", ["video_AUC", "EER"]].tolist() == [0.5, 0.5]
+    assert plain.loc["always fake", ["video_low", "frame_high"]].isna().all()
+
+
+def test_the_best_two_are_compared_directly():
+    draw = np.random.default_rng(0).random
+    trials = {("s", "poor"): trial(draw(20), draw(20), draw(20)),
+              ("s", "sure"): trial([0.1], [0.9], [0.9]),
+              ("s", "good"): trial(draw(20), draw(20) + 0.5, draw(20))}
+    words = method_comparison.best_two(trials, "s", "A", Bootstrap(draws=200))
+    assert words.startswith("The largest AUC is that of sure, then good")
+
+
+def test_few_draws_of_pairs_have_students_interval():
+    curves = pd.DataFrame({"model": "m", "pairs": [10] * 3 + [25] * 2,
+                           "frame_AUC": [0.6, 0.7, 0.8, 0.7, 0.9]})
+    table = method_comparison.few_shot_table(curves).loc["m"]
+    half = 4.3027 * 0.1 / 3 ** 0.5  # t(2) at .975
+    assert table.loc[10, ["low", "mean", "high"]].tolist() == pytest.approx(
+        [0.7 - half, 0.7, 0.7 + half], abs=1e-4)
+    assert table.loc[25, ["low", "high"]].isna().all()
 
 
 @pytest.mark.parametrize(("there", "wanted", "kept"), [
@@ -145,7 +179,8 @@ def test_maps_are_alike_by_rank():
 
 def test_models_name_what_they_train_and_the_multimodal_one_needs_an_endpoint():
     options = {"lora": {"rank": 4}, "fitting": {"epochs": 1, "batch": 8}, "frames": 4,
-               "layernorm_rate": 0.01, "components_rate": 0.02}
+               "rates": {"layernorm": 0.01, "components": 0.02, "prompt": 0.03,
+                         "reprogramming": 0.04}}
     url = "http://localhost:1/v1"
     off = method_comparison.models(**options)
     on = method_comparison.models(**options, endpoint=url, model="m")

@@ -41,10 +41,15 @@ def test_each_model_split_and_unit_has_its_row(scores):
 def test_means_stand_beside_the_extremes_and_the_constant_answer(scores):
     table = tables.over_splits(tables.by_split(scores))
     good = table.loc["video", "good"]
-    assert (good.lowest, good.highest, good.splits) == (0.833, 1.0, 2)
+    assert (good.lowest, good.highest, good.fits) == (0.833, 1.0, 2)
     assert pytest.approx((1 + 5 / 6) / 2, abs=1e-3) == good.AUC
     constant = table.loc["video", tables.CONSTANT]
     assert (constant.ACC, constant.AUC, constant.balanced) == (0.6, 0.5, 0.5)
+
+
+def test_the_answer_words_the_mean_over_the_fits(scores):
+    words = tables.answer(tables.by_split(scores), "good")
+    assert words.startswith("The good has a video AUC of 0.917, the mean of 2 fits, from 0.833 to")
 
 
 def test_other_manipulations_are_tested_against_the_same_reals(scores):

@@ -77,6 +77,16 @@ def audit(split_table: pd.DataFrame, videos: pd.DataFrame, *,
     return result.astype({"leak": str})
 
 
+def describe(audit: pd.DataFrame, leak: str) -> str:
+    """Word as a list, for each class of the test, how many videos had a leak, by the label seen."""
+    lines = []
+    for row in audit[audit["leak"] == leak].itertuples():
+        lines.append(f"- Of {row.videos:.0f} test videos of {row.manipulation}, "
+                     f"{row.seen_as_real:.0%} share their {leak} with a training video labelled "
+                     f"real, and {row.seen_as_fake:.0%} with one labelled fake.")
+    return "\n".join(lines)
+
+
 def check_disjoint(split_table: pd.DataFrame, videos: pd.DataFrame, *,
                    groups: pd.Series | None = None, between: Sequence[str] = SPLITS) -> None:
     """Raise UserError that names the ids where an identity group stands in two splits."""

@@ -179,6 +179,17 @@ def describe(table: pd.DataFrame) -> str:
     return "\n".join(lines)
 
 
+def answer(table: pd.DataFrame) -> str:
+    """Word how many gaps of each leak lie clear of zero, above and below."""
+    lines = []
+    for design, rows in table[table["design"] != REFERENCE].groupby("design", sort=False):
+        up, down = int((rows["gap_low"] > 0).sum()), int((rows["gap_high"] < 0).sum())
+        lines.append(f"the design {splits.mark(design)} raises the AUC in {up} and lowers it in "
+                     f"{down} of {len(rows)} comparisons")
+    return ("Against identity-disjoint training on the same test videos, with intervals clear of "
+            f"zero: {'; '.join(lines)}.")
+
+
 def describe_planted(rise: pd.DataFrame) -> str:
     """Word for each protocol the gap that a planted cue makes, and whether it is clear of zero."""
     lines = []

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 import pandas as pd
 from scipy.stats import spearmanr
+from scipy.stats import t as student
 
 from dfnb import KEY
 from dfnb.data import perturbations, splits
@@ -24,6 +25,7 @@ from dfnb.evaluation.intervals import DEFAULT, Bootstrap
 
 CONSTANT = 0.5  # the AUC of every constant answer
 LORA = "LoRA"
+QUALITY = "zero-shot, blurry"  # blurry against sharp: a positive control
 TIMED = 64  # crops over which scoring is timed
 
 
@@ -37,28 +39,31 @@ class Model:
     runs: bool = True
 
 
-def models(*, lora: Mapping, fitting: Mapping, frames: int, layernorm_rate: float,
-           components_rate: float, endpoint: str = "", model: str = "", most_calls: int = 200
-           ) -> dict[str, Model]:
+def models(*, lora: Mapping, fitting: Mapping, frames: int, rates: Mapping[str, float],
+           endpoint: str = "", model: str = "", most_calls: int = 200) -> dict[str, Model]:
     """Return the models of the chapter, in the order of its table.
 
-    `fitting` holds epochs and batch of the detectors that train by gradients. Where no learning
-    rate is given, the detector's default holds, which is the paper's. The multimodal model runs
-    where there is an `endpoint`.
+    `fitting` holds epochs, batch and steps of the detectors that train by gradients; prompt tuning
+    and components have their own batch. `rates` maps a detector's name to its learning rate. The
+    multimodal model runs where there is an `endpoint`.
     """
     asked = {"base_url": endpoint, "model": model, "most_calls": most_calls}
-    decoder = {"epochs": fitting["epochs"], "frames_per_clip": frames,
-               "learning_rate": components_rate}
+    own = {name: {"learning_rate": rate} for name, rate in rates.items()}
+    length = {name: value for name, value in fitting.items() if name != "batch"}
     return {
         "linear probe": Model("probe", "a logistic regression"),
         "nearest neighbours": Model("neighbours", "nothing"),
         LORA: Model("lora", "low-rank matrices at q and v, a head", {**fitting, **lora}),
         "LN-tuning": Model("layernorm", "gains and biases of the layer norms, a head",
-                           {**fitting, "learning_rate": layernorm_rate}),
-        "prompt tuning": Model("prompt", "context vectors of two prompts"),
-        "reprogramming": Model("reprogramming", "a border around the picture", fitting),
-        "components": Model("components", "a decoder beside the encoder", decoder),
+                           {**fitting, **own["layernorm"]}),
+        "prompt tuning": Model("prompt", "context vectors of two prompts",
+                               {**length, **own["prompt"]}),
+        "reprogramming": Model("reprogramming", "a border around the picture",
+                               {**fitting, **own["reprogramming"]}),
+        "components": Model("components", "a decoder beside the encoder",
+                            {**length, **own["components"], "frames_per_clip": frames}),
         "zero-shot": Model("zero_shot", "nothing"),
+        QUALITY: Model("zero_shot", "nothing", {"words": ("sharp", "blurry")}),
         "multimodal": Model("multimodal", "nothing" if endpoint else "not run", asked,
                             bool(endpoint)),
         "always fake": Model("baselines", "nothing", {"kind": "constant"}),
@@ -111,7 +116,7 @@ def table(trials: Mapping, fakes: Sequence[str], bootstrap: Bootstrap = DEFAULT)
     `trials`: (protocol, model) -> `Trial`. The fakes of each manipulation are compared with all
     reals of the test split. EER and balanced accuracy are those of videos, at the threshold from
     validation. A split without test videos of a manipulation has no row for it. Crops without a
-    score (NaN: no answer) are left out.
+    score (NaN: no answer) are left out. A constant answer has no interval.
     """
     rows = []
     for ((protocol, model), trial), kind in itertools.product(trials.items(), fakes):
@@ -134,6 +139,8 @@ def _measured(test: pd.DataFrame, validation: pd.DataFrame, bootstrap: Bootstrap
     videos, checked = metrics.to_videos(test), metrics.to_videos(validation)
     frame = intervals.auc_row(test, bootstrap, intervals.cluster_bootstrap)
     video = intervals.auc_row(videos, bootstrap)
+    if videos["score"].nunique() == 1:  # ties with everything by definition
+        frame, video = (row | {"low": np.nan, "high": np.nan} for row in (frame, video))
     threshold = metrics.best_threshold(checked.label, checked.score)
     rates = metrics.at_threshold(videos.label, videos.score, threshold)
     return {"frame_AUC": frame["AUC"], "frame_low": frame["low"], "frame_high": frame["high"],
@@ -215,6 +222,20 @@ def few_shot(experiment, split_table: pd.DataFrame, chosen: Mapping[str, Model],
     return pd.DataFrame(rows, columns=["model", "pairs", "draw", "frame_AUC", "video_AUC"])
 
 
+def few_shot_table(curves: pd.DataFrame, confidence: float = 0.95) -> pd.DataFrame:
+    """Return the mean frame AUC over the draws by model and number of pairs, with its interval.
+
+    The interval is Student's over the draws, so it covers which pairs were drawn and no other test
+    videos. It is NaN for fewer than three draws.
+    """
+    grouped = curves.groupby(["model", "pairs"], sort=False)["frame_AUC"]
+    found = grouped.agg(["mean", "min", "max", "std", "size"])
+    half = student.ppf((1 + confidence) / 2, found["size"] - 1) * found["std"] \
+        / found["size"] ** 0.5
+    half = half.where(found["size"] >= 3)
+    return found.drop(columns="std").assign(low=found["mean"] - half, high=found["mean"] + half)
+
+
 def _aucs(test: pd.DataFrame) -> dict[str, float]:
     """Return the AUC of frames and that of videos of a score table."""
     videos = metrics.to_videos(test)
@@ -265,14 +286,65 @@ def head_matters(detectors: Mapping, view: CropView, maps: Mapping[str, np.ndarr
         for name, detector in detectors.items()])
 
 
+def simultaneous(trials: Mapping, fakes: Sequence[str], bootstrap: Bootstrap = DEFAULT
+                 ) -> pd.DataFrame:
+    """Return `table` with intervals that hold for all models of a panel together (Bonferroni).
+
+    Each has the confidence 1 - (1 - confidence) / k for the k models that are no constant answer.
+    """
+    plain = table(trials, fakes, replace(DEFAULT, draws=2))
+    count = int(plain.groupby(["protocol", "fakes"])["model"].size().max())
+    count -= int((plain["model"] == "always fake").any())
+    level = 1 - (1 - bootstrap.confidence) / max(count, 1)
+    return table(trials, fakes, replace(bootstrap, confidence=level))
+
+
 def describe(rows: pd.DataFrame) -> str:
-    """Word for each split and manipulation which video AUCs differ from a constant answer's."""
+    """Word for each split and manipulation which video AUCs differ from a constant answer's.
+
+    `rows` is the table of `simultaneous`. A model without an interval has no statement.
+    """
     lines = []
     for (protocol, kind), some in rows.groupby(["protocol", "fakes"], sort=False):
-        above, below = some["video_low"] > CONSTANT, some["video_high"] < CONSTANT
-        groups = {"above it": above, "below it": below, "undecided": ~(above | below)}
-        text = "; ".join(f"{words} {', '.join(some.loc[which, 'model'])}"
-                         for words, which in groups.items() if which.any())
         lines.append(f"- {protocol}, {kind} ({some.reals.iloc[0]} reals, {some.videos.iloc[0]} "
-                     f"fakes), against the constant answer: {text}.")
+                     f"fakes), against the constant answer: {_standing(some)}.")
     return "\n".join(lines)
+
+
+def _standing(rows: pd.DataFrame) -> str:
+    """Return which models lie above one half, below it, and on neither side."""
+    rows = rows[rows["video_low"].notna()]
+    above, below = rows["video_low"] > CONSTANT, rows["video_high"] < CONSTANT
+    groups = {"above it": above, "below it": below, "undecided": ~(above | below)}
+    found = [f"{words} {', '.join(rows.loc[which, 'model'])}"
+             for words, which in groups.items() if which.any()]
+    return "; ".join(found) or "no model has an interval"
+
+
+def best_two(trials: Mapping, protocol: str, kind: str, bootstrap: Bootstrap = DEFAULT) -> str:
+    """Compare the two models with the largest video AUC directly, in one sentence."""
+    of_protocol = {key: trial for key, trial in trials.items() if key[0] == protocol}
+    ranked = table(of_protocol, [kind], replace(DEFAULT, draws=2)).sort_values(
+        "video_AUC", ascending=False, kind="stable")["model"].tolist()
+    first, second = ranked[:2]
+    pair = {key: trial for key, trial in of_protocol.items() if key[1] in (first, second)}
+    row = differences(pair, [kind], bootstrap, reference=second).iloc[0]
+    found = intervals.words(row.difference, row.low, row.high)
+    decided = ("ranks these videos better" if row.low > 0 else
+               "is not told apart from it")
+    return (f"The largest AUC is that of {first}, then {second}; the difference is {found}, so "
+            f"that {first} {decided}. Both were picked by this result, which flatters the first.")
+
+
+def answer(rows: pd.DataFrame, best: str) -> str:
+    """Word the main table: where models stand to a constant answer, and the best two."""
+    return (f"On unseen {rows.fakes.iloc[0]}, protocol {rows.protocol.iloc[0]}, against the "
+            f"constant answer, with intervals that hold for all rows together: {_standing(rows)}. "
+            f"{best}")
+
+
+def spelled(clip, words: Sequence[str]) -> pd.DataFrame:
+    """Return how the tokenizer of a CLIP spells words; a known word is one token."""
+    pieces = {word: clip.tokenizer.tokenize(word) for word in words}
+    return pd.DataFrame([{"word": word, "tokens": len(parts), "spelled": " ".join(parts)}
+                         for word, parts in pieces.items()]).set_index("word")

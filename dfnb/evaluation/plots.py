@@ -233,6 +233,32 @@ def over_time(frames: pd.DataFrame, ax: Axes, *, threshold: float) -> Axes:
     return ax
 
 
+def pair_and_twin(designs: Mapping[str, Sequence[Sequence[str]]], roles: Sequence[str]) -> Figure:
+    """Draw which videos of a test pair and of its twin train in each design, and which is tested.
+
+    `designs` maps a name to the roles that leak where the real a is tested, and the fake ab. Videos
+    that train have the colours of reals and of fakes, the others are white.
+    """
+    figure, axes = plt.subplots(1, 2, figsize=(11, 0.5 + 0.45 * len(designs)), sharey=True)
+    places = [*range(len(roles)), *range(len(roles) + 1, 2 * len(roles) + 1)]
+    for ax, tested, which in zip(axes, ("a", "ab"), (0, 1), strict=True):
+        for row, leaks in enumerate(designs.values()):
+            trained = [role in leaks[which] for role in roles]
+            for place, role, trains in zip(places, [*roles, *roles],
+                                           [*trained, *(not one for one in trained)], strict=True):
+                colour = COLOURS["real" if len(role) == 1 else "FaceSwap"]
+                ax.add_patch(plt.Rectangle((place - 0.4, row - 0.35), 0.8, 0.7, ec=INK, lw=0.5,
+                                           fc=colour if trains else "white"))
+            ax.text(list(roles).index(tested), row, "test", ha="center", va="center", fontsize=8)
+        ax.set(xlim=(-0.6, places[-1] + 0.6), ylim=(len(designs) - 0.5, -0.5), xticks=places,
+               xticklabels=[*roles, *roles], yticks=range(len(designs)),
+               yticklabels=list(designs), title=f"{tested} is tested; its pair, then the twin")
+        ax.title.set_fontsize(9)
+        ax.grid(False)
+    figure.tight_layout()
+    return figure
+
+
 def by_split(results: pd.DataFrame, ax: Axes) -> Axes:
     """Draw a point per model and split seed (columns model, split_seed, AUC), a line per seed."""
     wide = results.pivot(index="model", columns="split_seed", values="AUC")
