@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from dfnb import UserError
 from dfnb.evaluation import comparison, intervals, metrics, power, published
 from dfnb.evaluation.intervals import Bootstrap
-from tools.coverage import KINDS, coverage
+from tools.coverage import KINDS, coverage, paired
 
 QUICK = settings(max_examples=40, deadline=None)
 
@@ -182,12 +182,6 @@ def test_the_cluster_bootstrap_keeps_its_confidence_with_seventy_pairs(within):
     assert 0.93 <= found["cluster bootstrap"] <= 0.98
 
 
-@pytest.mark.parametrize(("first", "second", "reals", "fakes", "expected", "error"), [
-    (0.90, 0.95, 10, 100, 0.19, 0.04), (0.90, 0.95, 28, 112, 0.52, 0.05),
-    (0.90, 0.95, 140, 560, 1.0, 0.02), (0.90, 0.90, 140, 140, 0.05, 0.025)])
-def test_power_is_what_was_simulated_for_the_plan(first, second, reals, fakes, expected, error):
-    assert power.power(first, second, reals, fakes) == pytest.approx(expected, abs=error)
-
 
 @QUICK
 @given(grouped(), st.integers(0, 3))
@@ -246,16 +240,22 @@ def test_models_of_different_length_are_refused():
         comparison.compare([0, 1], [0.1, 0.2], [0.1], [0, 1])
 
 
-def test_seed_spread_and_sampling_spread_are_two_numbers():
-    labels, scores, groups = drawn(reals=40, fakes=80)
-    same = comparison.seed_spread(labels, [scores, scores, scores], groups)
-    assert same["seed_sd"] == 0 and same["sampling_sd"] > 0.01
-    noisy = [scores + np.random.default_rng(seed).normal(size=len(scores)) for seed in range(3)]
-    spread = comparison.seed_spread(labels, noisy, groups)
-    aucs = [metrics.auc(labels, row) for row in noisy]
-    assert spread["seed_sd"] == pytest.approx(np.std(aucs, ddof=1))
-    assert (spread["seed_min"], spread["seed_max"]) == (min(aucs), max(aucs))
-    assert math.isnan(comparison.seed_spread(labels, [scores], groups)["seed_sd"])
+def test_a_paired_interval_is_students_and_needs_five_groups_of_the_rarer_class():
+    labels, first, groups = drawn(reals=5, fakes=40)
+    groups = np.concatenate([np.arange(5), np.arange(40)])
+    second = first + np.random.default_rng(1).normal(0, 0.5, len(first))
+    found = comparison.compare(labels, first, second, groups)
+    assert found["low"] < found["difference"] < found["high"]
+    low, high = (found["difference"] - found["low"], found["high"] - found["difference"])
+    assert low == pytest.approx(high)  # as long as no bound is cut off
+    few = comparison.compare(labels[1:], first[1:], second[1:], groups[1:])
+    assert math.isnan(few["low"])
+    assert few["reason"] == "the rarer class has 4 identity groups, 5 are needed"
+
+
+@pytest.mark.parametrize("spread", [1.0, 2.5])
+def test_a_paired_interval_covers_the_true_difference_with_few_groups(spread):
+    assert paired(10, 10, within=0.3, spread=spread, repeats=200) >= 0.91
 
 
 def equal_models(seed, count, correlation=0.8):
@@ -271,6 +271,13 @@ def test_picking_the_best_of_equal_models_is_optimistic_by_about_what_is_estimat
                  for seed in range(20)]
     assert known == pytest.approx(0.06, abs=0.01)
     assert np.mean(estimates) == pytest.approx(known, abs=0.02)
+
+
+def test_the_correlation_is_that_which_reproduces_the_spread():
+    spread = power.expected_optimism(27, 0.83, 10, 100, correlation=0.88, repeats=400)["spread"]
+    assert power.correlation_of_spread(27, 0.83, 10, 100, spread) == pytest.approx(0.88, abs=0.011)
+    assert power.correlation_of_spread(27, 0.83, 10, 100, 0.0) == 0.99
+    assert math.isnan(power.correlation_of_spread(27, 0.83, 10, 100, 0.9))
 
 
 def test_one_model_has_no_optimism_and_one_class_has_a_reason():
@@ -301,6 +308,16 @@ def test_every_reported_video_row_has_exactly_one_confusion_matrix():
     assert (rows["matrices"] == 1).all()
     assert rows.loc["best", "balanced"] == pytest.approx(0.715)
     assert (rows[["ACC", "F1"]] <= rows.loc["constant_answer_fake", ["ACC", "F1"]]).all(axis=None)
+
+
+def test_the_reported_frame_rows_leave_a_range_of_matrices():
+    rows = published.decoded_frames().set_index("model")
+    assert rows.loc[["probe", "lora"], "matrices"].tolist() == [12, 16]
+    assert rows.loc["probe", ["TNR lowest", "TNR highest"]].round(2).tolist() == [0.24, 0.25]
+    assert rows.loc["lora", ["balanced lowest", "balanced highest"]].round(3).tolist() == [
+        0.737, 0.743]
+    reported = rows.loc[["probe", "lora"], ["ACC", "F1"]]
+    assert (reported < rows.loc[metrics.CONSTANT, ["ACC", "F1"]].astype(float)).all(axis=None)
 
 
 def test_numbers_that_do_not_belong_together_have_no_confusion_matrix():

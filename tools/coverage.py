@@ -1,7 +1,8 @@
 """Simulate how often an interval of the AUC holds the true value.
 
-`python -m tools.coverage` prints a table for test sets like those of the study, and writes that of
-cross-fitted detectors into book/_static/coverage.csv, which the methods page shows (ten minutes).
+`python -m tools.coverage` prints a table for test sets like those of the study, and writes those of
+cross-fitted detectors and of paired differences into book/_static, which the methods page shows
+(twenty minutes).
 """
 
 import itertools
@@ -12,7 +13,7 @@ import pandas as pd
 from scipy.stats import norm
 
 from dfnb import files
-from dfnb.evaluation import cross_fitting, intervals
+from dfnb.evaluation import comparison, cross_fitting, intervals
 from dfnb.evaluation.intervals import Bootstrap, Interval
 
 FEW = Bootstrap(draws=300)
@@ -103,6 +104,25 @@ def cross_fitted(groups: int, folds: int = 5, *, within: float = 0.0, spread: fl
     return pd.DataFrame(rows).mean()
 
 
+def paired(reals: int, fakes: int, *, per_group: int = 2, within: float = 0.0, spread: float = 1.0,
+           repeats: int = 1000, seed: int = 0) -> float:
+    """Return how often the interval of `comparison.compare` holds the true difference of AUCs.
+
+    `per_group` videos of each class share an identity group, as long as there are any left.
+    """
+    labels, rng, hits = np.repeat([0, 1], [reals, fakes]), np.random.default_rng(seed), 0
+    groups = np.concatenate([np.arange(reals), np.arange(fakes)]) // per_group
+    for _ in range(repeats):
+        common, scores = noise(groups, within, rng), []
+        for auc in AUCS:
+            own = noise(groups, within, rng)
+            values = np.sqrt(CORRELATION) * common + np.sqrt(1 - CORRELATION) * own
+            scores.append(binormal(labels, values, auc, spread))
+        found = comparison.compare(labels, *scores, groups, FEW)
+        hits += found["low"] <= AUCS[0] - AUCS[1] <= found["high"]
+    return hits / repeats
+
+
 def main() -> None:
     """Print the coverage of the kinds of intervals, and write that of cross-fitted detectors."""
     for (within, spread), (reals, fakes) in itertools.product(
@@ -112,9 +132,15 @@ def main() -> None:
     rows = [{"groups": groups, "shared variance": within, "spread of the reals": spread}
             | cross_fitted(groups, within=within, spread=spread).round(3).to_dict()
             for groups, (within, spread) in itertools.product((10, 50, 100), DESIGNS)]
-    table = pd.DataFrame(rows)
-    print(table.to_string(index=False))
-    files.atomic_write(files.ROOT / "book" / "_static" / "coverage.csv", table.to_csv(index=False))
+    pairs = [{"reals": reals, "fakes": fakes, "shared variance": within,
+              "spread of the reals": spread,
+              "difference": round(paired(reals, fakes, within=within, spread=spread), 3)}
+             for (reals, fakes), (within, spread) in itertools.product(
+                 ((10, 10), (10, 100), (20, 20), (100, 100)), DESIGNS)]
+    for name, table in (("coverage", pd.DataFrame(rows)), ("coverage_paired", pd.DataFrame(pairs))):
+        print(table.to_string(index=False))
+        files.atomic_write(files.ROOT / "book" / "_static" / f"{name}.csv",
+                           table.to_csv(index=False))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Estimate the power of a comparison, and the optimism of picking the best model on the test set.
+"""Estimate the optimism of picking the best model on the test set.
 
 The simulations draw binormal scores: reals around 0, fakes around sqrt(2) probit(AUC), with unit
 variance.
@@ -14,23 +14,6 @@ from dfnb.evaluation import intervals, metrics
 from dfnb.evaluation.intervals import CHUNK, NAN, Bootstrap
 
 HALVES = Bootstrap(draws=500)  # random halves of the identity groups
-
-
-def power(
-    first: float, second: float, reals: int, fakes: int, *,
-    correlation: float = 0.7, confidence: float = 0.95, repeats: int = 1000, seed: int = 0,
-) -> float:
-    """Return the share of samples in which the paired DeLong test finds AUCs `first` != `second`.
-
-    `correlation` is that of the two models' scores within a class.
-    """
-    detected = []
-    for by_fake, by_real in _samples([first, second], reals, fakes, correlation, repeats, seed):
-        gaps = by_fake[:, 0] - by_fake[:, 1], by_real[:, 0] - by_real[:, 1]  # (repeats, videos)
-        variance = sum(gap.var(axis=1, ddof=1) / gap.shape[1] for gap in gaps)
-        quantile = norm.ppf((1 + confidence) / 2)
-        detected.append(np.abs(gaps[0].mean(axis=1)) > quantile * np.sqrt(variance))
-    return float(np.concatenate(detected).mean())
 
 
 def expected_optimism(
