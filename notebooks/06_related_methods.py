@@ -23,7 +23,7 @@ import pandas as pd
 from IPython.display import Markdown, display
 
 from dfnb.data import negative_controls
-from dfnb.evaluation import method_comparison, plots, pointing_game, published
+from dfnb.evaluation import few_samples, method_comparison, plots, pointing_game, published
 from dfnb.evaluation.intervals import Bootstrap
 from dfnb.experiment import Experiment
 from dfnb.experiment import masks as changed_pixels
@@ -137,10 +137,11 @@ spelled = method_comparison.spelled(experiment.clip,
 display(spelled)
 unknown = [word for word in spelled.index[:3] if spelled.tokens[word] > 1]
 if unknown:
-    display(Markdown(f"This CLIP has no word for {', '.join(unknown)}. Zero-shot, prompt tuning and "
-                     "reprogramming with these words cannot use what they mean. The demo's CLIP was "
-                     "told of blur, noise and compression in its pre-training, so that the "
-                     "positive control uses a trace that it was taught."))
+    display(Markdown(f"This CLIP spells out {', '.join(unknown)}: it has not met them as words."))
+if unknown and experiment.profile.demo:
+    display(Markdown("Zero-shot, prompt tuning and reprogramming with these words cannot use what "
+                     "they mean here. In pre-training, captions named blur, noise and compression, "
+                     "so the positive control uses a trace that this CLIP was taught."))
 
 # %% [markdown]
 # The table gives the cost on this machine: seconds for training and scoring (cached activations are
@@ -242,7 +243,7 @@ full = {**fitting, **budget, "learning_rate": full_rate}
 few["full fine-tuning"] = method_comparison.Model("full", "all weights", full)
 thin = replace(experiment, crops=method_comparison.thinned(experiment.crops, few_frames))
 with run.timed("few pairs"):
-    curves = method_comparison.few_shot(
+    curves = few_samples.few_shot(
         thin, study, {"linear probe": models["linear probe"], **few}, test_on,
         pairs=[int(count) for count in pairs.split()], draws=few_draws, seed=seed)
 figure, ax = plt.subplots(figsize=(6, 3.4))
@@ -255,7 +256,7 @@ plt.show()
 # and not the choice of the test videos.
 
 # %%
-few_shot = method_comparison.few_shot_table(curves, confidence)
+few_shot = few_samples.few_shot_table(curves, confidence)
 few_shot.round(3)
 
 # %% [markdown]
@@ -278,7 +279,7 @@ test = experiment.view(split_tables["study"], "test", ["real", test_on])
 trio = {name: trials["study", name].detector for name in ("linear probe", "LoRA", "LN-tuning")}
 with run.timed("robustness"):
     thinner = method_comparison.thinned(test, robust_frames)
-    strained = method_comparison.robustness(trio, thinner, seed=seed)
+    strained = few_samples.robustness(trio, thinner, seed=seed)
 plots.strengths(strained)
 plt.show()
 

@@ -118,7 +118,7 @@ if interactive:
 # The answer of this chapter is computed from the verdict, and shown below its question.
 
 # %%
-run.answer(" ".join(verdict.sentences()))
+run.answer(f"The video is {'; '.join(verdict.sentences())}.")
 
 # %% [markdown]
 # ## Limits

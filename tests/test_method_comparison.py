@@ -11,7 +11,7 @@ import yaml
 from dfnb import experiment, files
 from dfnb.data import perturbations, splits
 from dfnb.data.crops import CropView
-from dfnb.evaluation import method_comparison, published
+from dfnb.evaluation import few_samples, method_comparison, published
 from dfnb.evaluation.intervals import Bootstrap
 
 FEW = Bootstrap(draws=50)
@@ -103,7 +103,7 @@ def test_the_best_two_are_compared_directly():
 def test_few_draws_of_pairs_have_students_interval():
     curves = pd.DataFrame({"model": "m", "pairs": [10] * 3 + [25] * 2,
                            "frame_AUC": [0.6, 0.7, 0.8, 0.7, 0.9]})
-    table = method_comparison.few_shot_table(curves).loc["m"]
+    table = few_samples.few_shot_table(curves).loc["m"]
     half = 4.3027 * 0.1 / 3 ** 0.5  # t(2) at .975
     assert table.loc[10, ["low", "mean", "high"]].tolist() == pytest.approx(
         [0.7 - half, 0.7, 0.7 + half], abs=1e-4)
@@ -144,7 +144,7 @@ def grey():
 def test_robustness_has_every_strength_and_leaves_no_cache_behind(grey, tmp_path, monkeypatch):
     monkeypatch.setenv("DFNB_CACHE", str(tmp_path / "cache"))
     kinds = ["brightness", "noise"]
-    rows = method_comparison.robustness({"bright": Brightness()}, grey, kinds=kinds)
+    rows = few_samples.robustness({"bright": Brightness()}, grey, kinds=kinds)
     assert len(rows) == 12 and rows.query("strength == 0").frame_AUC.tolist() == [1, 1]
     assert rows.query("kind == 'brightness'").frame_AUC.eq(1).all()  # it moves all crops alike
     assert rows.amount.tolist()[:6] == perturbations.KINDS["brightness"].names()
@@ -217,7 +217,7 @@ def test_few_shot_trains_once_a_draw_and_on_no_more_pairs_than_there_are(opened)
     split_table = opened.split("study", seed=0)
     known = len(splits.training_pairs(split_table, opened.videos))
     models = {"linear probe": method_comparison.Model("probe", "")}
-    rows = method_comparison.few_shot(opened, split_table, models, "NeuralTextures",
+    rows = few_samples.few_shot(opened, split_table, models, "NeuralTextures",
                                       pairs=[1, known, 99], draws=2)
     expected = [[1, 0], [1, 1], [known, 0], [known, 1]]
     assert rows[["pairs", "draw"]].to_numpy().tolist() == expected

@@ -139,19 +139,17 @@ def answer(effects: Mapping[str, pd.DataFrame], data: pd.DataFrame) -> str:
     `effects` maps validation and test to `main_effects`; `data` holds rows of `doubled_data` with
     the columns held and split.
     """
-    lines = []
-    for name in EFFECTS:
-        signs = {split: _sign(rows.loc[name]) for split, rows in effects.items()}
-        words = "; ".join(f"{sign} on {split}" for split, sign in signs.items())
-        lines.append(f"{name}: {words}")
+    known = [name for name in EFFECTS
+             if any(not np.isnan(rows.loc[name, "low"]) for rows in effects.values())]
+    lines = [f"{name}: " + "; ".join(f"{_sign(rows.loc[name])} on {split}"
+                                     for split, rows in effects.items()) for name in known]
     text = ("Given the videos of the grid, the video AUC of its runs changes with "
-            f"{'. '.join(lines)}.")
-    for row in data.to_dict("records"):
-        change = "no estimate" if np.isnan(row["effect"]) else f"{row['effect']:+.3f}"
-        found = (f" ({row['low']:+.3f} to {row['high']:+.3f} over {row['draws']} draws)"
-                 if not np.isnan(row["low"]) else f" ({row['reason']})")
-        text += (f" Twice as many training videos with the number of {row['held']} held, on "
-                 f"{row['split']}: {change}{found}.")
+            f"{'. '.join(lines)}." if known else "The grid has no estimate of a main effect.")
+    for row in data.dropna(subset=["effect"]).to_dict("records"):
+        found = (f"{row['low']:+.3f} to {row['high']:+.3f} over {row['draws']} draws"
+                 if not np.isnan(row["low"]) else row["reason"])
+        text += (f" Twice as many training videos, the number of {row['held']} held: "
+                 f"{row['effect']:+.3f} ({found}) on {row['split']}.")
     return text
 
 

@@ -1,4 +1,4 @@
-"""The related methods side by side: cost, unseen fakes, few samples, perturbations, maps.
+"""The related methods side by side: cost, unseen fakes, controls, maps.
 
 A `Model` is a row of the chapter's table: a detector with options. The functions that take score
 tables or fitted detectors can be repeated without training again.
@@ -15,10 +15,8 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 import pandas as pd
 from scipy.stats import spearmanr
-from scipy.stats import t as student
 
 from dfnb import KEY
-from dfnb.data import perturbations, splits
 from dfnb.data.crops import CropView
 from dfnb.evaluation import comparison, intervals, metrics
 from dfnb.evaluation.intervals import DEFAULT, Bootstrap
@@ -120,7 +118,7 @@ def table(trials: Mapping, fakes: Sequence[str], bootstrap: Bootstrap = DEFAULT)
     """
     rows = []
     for ((protocol, model), trial), kind in itertools.product(trials.items(), fakes):
-        test = _against(trial.scores, kind)
+        test = against(trial.scores, kind)
         if test["label"].nunique() == 2:
             validation = trial.scores.query("split == 'validation'").dropna(subset="score")
             names = {"protocol": protocol, "fakes": kind, "model": model,
@@ -129,7 +127,7 @@ def table(trials: Mapping, fakes: Sequence[str], bootstrap: Bootstrap = DEFAULT)
     return pd.DataFrame(rows)
 
 
-def _against(scores: pd.DataFrame, kind: str) -> pd.DataFrame:
+def against(scores: pd.DataFrame, kind: str) -> pd.DataFrame:
     """Return the test rows with a score of the reals and of one manipulation."""
     wanted = (scores["split"] == "test") & scores["manipulation"].isin(["real", kind])
     return scores[wanted & scores["score"].notna()]
@@ -158,7 +156,7 @@ def differences(trials: Mapping, fakes: Sequence[str], bootstrap: Bootstrap = DE
     rows = []
     for ((protocol, model), trial), kind in itertools.product(trials.items(), fakes):
         other = trials[protocol, reference]
-        test, of_reference = _against(trial.scores, kind), _against(other.scores, kind)
+        test, of_reference = against(trial.scores, kind), against(other.scores, kind)
         if model != reference and test["label"].nunique() == 2:
             found = comparison.table(test, of_reference, bootstrap).iloc[0].to_dict()
             names = {"protocol": protocol, "fakes": kind, "model": model}
@@ -200,71 +198,6 @@ def costs(trials: Mapping, protocol: str, view: CropView) -> pd.DataFrame:
                     "ms": np.nan if model == "multimodal" else milliseconds(trial.detector, view)}
             for (name, model), trial in trials.items() if name == protocol}
     return pd.DataFrame(rows).T.rename_axis("model")
-
-
-def few_shot(experiment, split_table: pd.DataFrame, chosen: Mapping[str, Model], kind: str, *,
-             pairs: Sequence[int], draws: int, seed: int = 0) -> pd.DataFrame:
-    """Train each model on few pairs, drawn `draws` times; return both AUCs on the fakes `kind`.
-
-    Draws of one number lie inside the same draws of a larger one. Numbers above that of the
-    training split's pairs are left out.
-    """
-    wanted = (split_table["split"] != "test") | split_table["manipulation"].isin(["real", kind])
-    split_table, rows = split_table[wanted], []
-    known = len(splits.training_pairs(split_table, experiment.videos))
-    for (name, model), count, draw in itertools.product(chosen.items(), pairs, range(draws)):
-        if count <= known:
-            some = splits.few_pairs(split_table, experiment.videos, count, seed + draw)
-            trial = experiment.trial(model.detector, some, seed=seed + draw, describe=False,
-                                     **model.options)
-            rows.append({"model": name, "pairs": count, "draw": draw}
-                        | _aucs(_against(trial.scores, kind)))
-    return pd.DataFrame(rows, columns=["model", "pairs", "draw", "frame_AUC", "video_AUC"])
-
-
-def few_shot_table(curves: pd.DataFrame, confidence: float = 0.95) -> pd.DataFrame:
-    """Return the mean frame AUC over the draws by model and number of pairs, with its interval.
-
-    The interval is Student's over the draws, so it covers which pairs were drawn and no other test
-    videos. It is NaN for fewer than three draws.
-    """
-    grouped = curves.groupby(["model", "pairs"], sort=False)["frame_AUC"]
-    found = grouped.agg(["mean", "min", "max", "std", "size"])
-    half = student.ppf((1 + confidence) / 2, found["size"] - 1) * found["std"] \
-        / found["size"] ** 0.5
-    half = half.where(found["size"] >= 3)
-    return found.drop(columns="std").assign(low=found["mean"] - half, high=found["mean"] + half)
-
-
-def _aucs(test: pd.DataFrame) -> dict[str, float]:
-    """Return the AUC of frames and that of videos of a score table."""
-    videos = metrics.to_videos(test)
-    return {"frame_AUC": metrics.auc(test.label, test.score),
-            "video_AUC": metrics.auc(videos.label, videos.score)}
-
-
-def robustness(detectors: Mapping, view: CropView, *, seed: int = 0,
-               kinds: Sequence[str] = tuple(perturbations.KINDS)) -> pd.DataFrame:
-    """Return both AUCs of each detector on reals and fakes that are perturbed alike.
-
-    The columns are model, kind, strength (0: untouched), amount, frame_AUC, video_AUC.
-    """
-    untouched = {name: detector.score(view) for name, detector in detectors.items()}
-    rows = []
-    for kind in kinds:
-        names = perturbations.KINDS[kind].names()
-        changed = [perturbations.apply(view, kind, strength, seed)
-                   for strength in range(1, len(names))]
-        whole = CropView.of_arrays(np.concatenate([each.images() for each in changed]),
-                                   pd.concat([each.frames for each in changed]))
-        with scratch():
-            scores = {name: np.split(detector.score(whole), len(changed))
-                      for name, detector in detectors.items()}
-        for name, strength in itertools.product(detectors, range(len(names))):
-            test = view.frames.assign(score=[untouched[name], *scores[name]][strength])
-            rows.append({"model": name, "kind": kind, "strength": strength,
-                         "amount": names[strength]} | _aucs(test))
-    return pd.DataFrame(rows)
 
 
 def likeness(first: np.ndarray, second: np.ndarray) -> float:
@@ -329,7 +262,8 @@ def best_two(trials: Mapping, protocol: str, kind: str, bootstrap: Bootstrap = D
     first, second = ranked[:2]
     pair = {key: trial for key, trial in of_protocol.items() if key[1] in (first, second)}
     row = differences(pair, [kind], bootstrap, reference=second).iloc[0]
-    found = intervals.words(row.difference, row.low, row.high)
+    found = (intervals.words(row.difference, row.low, row.high) if not row.reason
+             else f"{row.difference:+.3f}, without an interval ({row.reason})")
     decided = ("ranks these videos better" if row.low > 0 else
                "is not told apart from it")
     return (f"The largest AUC is that of {first}, then {second}; the difference is {found}, so "

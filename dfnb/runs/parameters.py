@@ -22,16 +22,15 @@ AT_LEAST_1 = ("at least 1", lambda value: value >= 1)
 POSITIVE = ("more than 0", lambda value: value > 0)
 RANGES = {  # of every number that a notebook declares: in words, and as a test
     **dict.fromkeys(["split_seed", "seed", "control_seed", "shown", "blocks", "steps", "planted",
-                     "looked", "most_calls"], AT_LEAST_0),
+                     "looked", "most_calls", "fold_draws"], AT_LEAST_0),
     **dict.fromkeys(["repeats", "rank", "batch", "epochs", "draws", "folds", "pairs",
                      "validation_pairs", "frames", "few_draws", "few_steps", "few_frames",
-                     "few_batch", "robust_frames", "planted_seeds"], AT_LEAST_1),
+                     "few_batch", "robust_frames", "planted_seeds", "training_seeds"], AT_LEAST_1),
     **dict.fromkeys(["alpha", "learning_rate", "lora_rate", "full_rate", "layernorm_rate",
-                     "components_rate"], POSITIVE),
+                     "components_rate", "prompt_rate", "reprogramming_rate"], POSITIVE),
     "dropout": ("at least 0 and less than 1", lambda value: 0 <= value < 1),
     "fraction": ("more than 0 and at most 1", lambda value: 0 < value <= 1),
     "confidence": ("more than 0 and less than 1", lambda value: 0 < value < 1),
-    "correlation": ("at least 0 and less than 1", lambda value: 0 <= value < 1),
     "planted_people": ("an even number of at least 4",
                        lambda value: value >= 4 and value % 2 == 0),
 }
