@@ -65,7 +65,8 @@ shown = {f"fold {fold}": experiment.split("cross", seed=0, folds=folds, fold=fol
          for fold in range(folds if fold_draws else 0)}
 sizes = [table[table.split == "test"].manipulation.value_counts().rename(name)
          for name, table in shown.items()]
-display(pd.DataFrame(sizes) if sizes else Markdown("There is no cross-fitting in this profile."))
+nothing = Markdown("There is no cross-fitting in this profile.")
+display(pd.DataFrame(sizes) if sizes else nothing)
 
 # %% [markdown]
 # The next table counts the videos of the other protocol, for the first draw.
@@ -119,7 +120,6 @@ scores = every[~every.manipulation.isin(others)]
 
 # %%
 found = {kind: cross_fitting.of_models(crossed, kind) for kind in tested if fold_draws}
-nothing = Markdown("There is no cross-fitting in this profile.")
 display(cross_fitting.wide(found[test_on]) if found else nothing)
 
 # %% [markdown]
@@ -128,7 +128,8 @@ display(cross_fitting.wide(found[test_on]) if found else nothing)
 
 # %%
 by_kind = {kind: cross_fitting.wide(rows) for kind, rows in found.items()}
-display(pd.concat(by_kind, names=["tested on"])[["AUC", "EER", "balanced"]] if found else nothing)
+columns = ["AUC", "EER", "balanced"]
+display(pd.concat(by_kind, names=["tested on"])[columns] if found else nothing)
 
 # %% [markdown]
 # Another draw of the folds gives other detectors and other numbers:

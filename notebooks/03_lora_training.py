@@ -44,12 +44,13 @@ batch = 32  # crops a step, half real and half fake
 epochs = 4  # passes over the training part; the best on validation is kept
 fraction = 1.0  # share of the training videos, drawn by identity group
 steps = 0  # gradient steps, spread over the epochs; 0 lets the training part decide
+patience = 2  # epochs without a better one before training stops; 0: it never stops early
 
 # %%
 plots.style()
 experiment = Experiment.open(profile)
 options = dict(rank=rank, alpha=alpha, dropout=dropout, blocks=blocks,
-               learning_rate=learning_rate, batch=batch, epochs=epochs, steps=steps)
+               learning_rate=learning_rate, batch=batch, epochs=epochs)
 run = start("03_lora_training", experiment.profile, globals())
 display(Markdown(run.stamp()))
 
@@ -88,7 +89,7 @@ sizes.unstack(fill_value=0)
 # draw decides which people train, the seed decides the start and the order of the crops.
 
 # %%
-options |= {"blocks": blocks or None, "steps": steps or None}
+options |= {"blocks": blocks or None, "steps": steps or None, "patience": patience or None}
 crossed = pd.DataFrame() if not fold_draws else experiment.cross_fit(
     "lora", folds=folds, draws=range(fold_draws), seeds=range(training_seeds),
     train_on=train_on, test_on=tested, **options).assign(model="LoRA")

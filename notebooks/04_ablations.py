@@ -112,8 +112,8 @@ alike = results.correlations(profile, grid)
 for split in ablations.SPLITS:
     display(Markdown(f"- {split}: {len(done)} runs from {done[split].min():.3f} to "
                      f"{done[split].max():.3f}."))
-display(Markdown(f"- Two runs' logits correlate by {alike['reals']:.2f} among the tested reals and "
-                 f"by {alike['fakes']:.2f} among the fakes (means over all pairs of runs)."))
+display(Markdown(f"- Two runs' logits correlate by {alike['reals']:.2f} among the tested reals "
+                 f"and by {alike['fakes']:.2f} among the fakes (means over pairs of runs)."))
 
 # %% [markdown]
 # All runs of the grid, the best on test first: measures of videos at the threshold from validation,
@@ -124,17 +124,13 @@ ablations.cells(grid).round(3)
 
 # %% [markdown]
 # A block adapted at q and v has $4 r d$ trained values, with $d$ the width of the encoder. The
-# study reports about 0.20 and 0.77 million for its smallest and largest rank. With ViT-B/16
-# ($d = 768$) and 8 blocks, $4 r d$ a block gives:
+# study reports the counts below, in millions, for its smallest and largest rank, and does not name
+# its blocks. With ViT-B/16 ($d = 768$) and eight of its twelve blocks, the formula gives:
 
 # %%
-width, adapted = 768, 8
-values = {f"rank {rank}": f"{4 * rank * width * adapted:,}" for rank in (8, 16, 32)}
-pd.Series(values, name="trained values without the head").to_frame()
-
-# %% [markdown]
-# So the smallest count fits 8 of the 12 blocks, and the largest one is near to it; the study does
-# not name its blocks.
+reported = {8: 0.20, 32: 0.77}
+pd.DataFrame([{"rank": rank, "formula, million": 4 * rank * 768 * 8 / 1e6,
+               "reported, million": count} for rank, count in reported.items()])
 
 # %% [markdown]
 # ### The run that validation chooses

@@ -45,6 +45,7 @@ lora_rate = 0.001  # LoRA: peak of the learning rate
 full_rate = 0.0001  # full fine-tuning: peak of the learning rate
 epochs = 3  # passes over the training part; the best on validation is kept
 batch = 32  # crops a step, half real and half fake
+steps = 0  # gradient steps, spread over the epochs; 0 lets the training part decide
 planted = 20  # grey levels of the planted cue
 planted_people = 32  # identities of the planted world
 planted_seeds = 4  # splits of the planted world by each protocol
@@ -55,7 +56,7 @@ draws = 2000  # bootstrap draws
 plots.style()
 experiment = Experiment.open(profile)
 shape = dict(rank=rank, alpha=alpha, dropout=dropout, blocks=blocks)
-fitting = dict(epochs=epochs, batch=batch)
+fitting = dict(epochs=epochs, batch=batch, steps=steps or None)
 lora = shape | fitting | dict(learning_rate=lora_rate)
 full = fitting | dict(learning_rate=full_rate)
 bootstrap = Bootstrap(confidence, draws)

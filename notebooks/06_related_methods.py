@@ -107,7 +107,8 @@ sizes.unstack("manipulation", fill_value=0)
 
 # %%
 fitting = dict(epochs=epochs, batch=batch, steps=steps or None)
-models = method_comparison.models(lora=lora, fitting=fitting, frames=frames, rates=rates, **asked)
+options = dict(lora=lora, fitting=fitting, frames=frames, rates=rates)
+models = method_comparison.models(**options, **asked)
 with run.timed("training and scoring"):
     trials = method_comparison.trials(experiment, split_tables, models, seed=seed)
 
@@ -137,11 +138,11 @@ spelled = method_comparison.spelled(experiment.clip,
 display(spelled)
 unknown = [word for word in spelled.index[:3] if spelled.tokens[word] > 1]
 if unknown:
-    display(Markdown(f"This CLIP spells out {', '.join(unknown)}: it has not met them as words."))
+    display(Markdown(f"This CLIP spells out {', '.join(unknown)}: they are no words to it."))
 if unknown and experiment.profile.demo:
-    display(Markdown("Zero-shot, prompt tuning and reprogramming with these words cannot use what "
-                     "they mean here. In pre-training, captions named blur, noise and compression, "
-                     "so the positive control uses a trace that this CLIP was taught."))
+    display(Markdown("Zero-shot, prompt tuning and reprogramming with these words cannot use "
+                     "what they mean here. In pre-training, captions named blur, noise and "
+                     "compression, so the control uses a trace that this CLIP was taught."))
 
 # %% [markdown]
 # The table gives the cost on this machine: seconds for training and scoring (cached activations are
@@ -339,8 +340,10 @@ run.answer(method_comparison.answer(
 #
 # There is one draw of each split and one training seed, and the table makes many comparisons: it is
 # exploratory, and this chapter cannot resolve differences smaller than their interval. In the demo
-# profile the settings of all trained methods were chosen by one rule on development worlds
-# ([methods page](../methods)). All train for few steps on few frames, far from the conditions of
+# profile LoRA's settings were chosen by validation on development worlds ([methods
+# page](../methods)), and the rates of LN-tuning and components on another one, because a small CLIP
+# and few steps need larger ones than the papers give. Prompt tuning and reprogramming keep their
+# papers' rates. All train for few steps on few frames, far from the conditions of
 # their papers. Training times hold on this machine with its caches.
 
 # %% [markdown]
@@ -356,6 +359,7 @@ run.seconds |= {f"{name}, seconds": row.seconds for name, row in cost.iterrows()
     f"{name}, ms a crop": row.ms for name, row in cost.iterrows()}
 scores = pd.concat([trial.scores.assign(model=name, protocol=protocol)
                     for (protocol, name), trial in trials.items()])
-saved = {"rows": measured, "simultaneous": together, "differences": gaps, "controls": control, "few": curves,
+saved = {"rows": measured, "simultaneous": together, "differences": gaps, "controls": control,
+         "few": curves,
          "robustness": strained, "pointing": game.reset_index(), "sanity": sanity}
 run.save({name: table.to_dict("records") for name, table in saved.items()}, scores=scores)

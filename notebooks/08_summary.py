@@ -54,7 +54,8 @@ crossed = pd.concat([result.table("crossed") for result in results], ignore_inde
 scores = pd.concat([result.scores for result in results], ignore_index=True)
 protocol, unseen, seen = (results[0].parameters[name]
                           for name in ("protocol", "test_on", "train_on"))
-counted = dict(videos=("video", "nunique"), groups=("group", "nunique"), frames=("frame", "size"))
+counted = dict(videos=("video", "nunique"), groups=("group", "nunique"),
+               frames=("frame", "size"))
 parts = {"cross": cross_fitting.first(crossed) if len(crossed) else crossed,
          splits.mark(protocol): scores[scores.split == "test"]}
 pd.concat({name: rows.groupby(["model", "manipulation"], sort=False).agg(**counted)
@@ -89,8 +90,9 @@ display(pd.concat(headline, names=["unit"]) if units else nothing)
 # apart shows what another draw or seed does.
 
 # %%
-compared = {kind: cross_fitting.compare(cross_fitting.against(crossed, kind), lora, probe, bootstrap)
-            for kind in (unseen, seen) if units}
+by_kind = {kind: cross_fitting.against(crossed, kind) for kind in (unseen, seen) if units}
+compared = {kind: cross_fitting.compare(fits, lora, probe, bootstrap)
+            for kind, fits in by_kind.items()}
 rows = pd.concat(compared, names=["tested on"]).droplevel(1) if units else pd.DataFrame()
 display(rows.drop(columns="reason").round(3) if units else nothing)
 
@@ -100,7 +102,8 @@ display(rows.drop(columns="reason").round(3) if units else nothing)
 # %%
 figure, axes = plt.subplots(1, 2, figsize=(11, 3), sharex=True)
 for ax, (kind, table) in zip(axes, compared.items(), strict=False):
-    named = table.set_index("draw " + table.draw.astype(str) + ", seed " + table.seed.astype(str))
+    names = [f"draw {row.draw}, seed {row.seed}" for row in table.itertuples()]
+    named = table.set_index(pd.Index(names))
     plots.intervals(named, ax, value="difference", reference=0)
     ax.set(title=f"tested on {kind}", xlabel="AUC of LoRA minus AUC of the probe")
 figure.tight_layout()
@@ -164,7 +167,8 @@ figure, axes = plt.subplots(2, 3, figsize=(11, 7))
 for (curve, *others), (unit, rows) in zip(
         axes, {"frame": test, "video": metrics.to_videos(test)}.items(), strict=True):
     plots.roc({model: own for model, own in rows.groupby("model", sort=False)}, curve)
-    counts = tables.chosen(per_split, unit).query("split_seed == @split_seed").set_index("model")
+    counts = tables.chosen(per_split, unit).query("split_seed == @split_seed")
+    counts = counts.set_index("model")
     for ax, model in zip(others, (probe, lora), strict=True):
         plots.confusion(counts.loc[model, metrics.COUNTS].astype(int), ax, f"{unit}s, {model}")
 figure.tight_layout()
@@ -230,16 +234,16 @@ display(Markdown(f"""
 - {int((rows.ACC <= constant.ACC).sum())} of {len(rows)} reported rows have no higher accuracy
   than the constant answer "fake", and {int((rows.F1 <= constant.F1).sum())} no higher F1. These
   two measures cannot rank them.
-- The row with the best AUC calls {best.FP:.0f} of {size["negatives"]} real videos fake (balanced
-  accuracy {best.balanced:.3f}); the highest accuracy among the LoRA rows is that of
+- The row with the best AUC calls {best.FP:.0f} of {size["negatives"]} real videos fake
+  (balanced accuracy {best.balanced:.3f}); the highest accuracy among the LoRA rows is that of
   {adapted.ACC.idxmax()}.
-- The reported AUCs of LoRA's settings lie {apart:.3f} apart. Equally good settings would spread as
-  far if the scores of two of them correlated by {correlation:.2f} within a class. Choosing the best
-  of {published.GRID_SETTINGS} of them on this test split would then add {gain["optimism"]:.3f} to
-  its AUC on average, beside a reported gain over the probe of
+- The reported AUCs of LoRA's settings lie {apart:.3f} apart. Equally good settings would spread
+  as far if the scores of two of them correlated by {correlation:.2f} within a class. Choosing
+  the best of {published.GRID_SETTINGS} of them on this test split would then add
+  {gain["optimism"]:.3f} to its AUC on average, beside a reported gain over the probe of
   {best.AUC - rows.loc["linear_probe"].AUC:.3f}.
-- LoRA's AUC of videos is {levels[1]:.3f} and that of frames {levels[0]:.3f}. The interval of the
-  former goes from {best.low:.3f} to {best.high:.3f}, so that this table shows no gain of videos.
+- LoRA's AUC of videos is {levels[1]:.3f} and that of frames {levels[0]:.3f}. The interval of
+  the former goes from {best.low:.3f} to {best.high:.3f}: this table shows no gain of videos.
 """))
 
 # %% [markdown]
@@ -261,7 +265,7 @@ videos = tables.chosen(per_split, "video")
 constant = per_split.query("unit == 'video' and answer == @metrics.CONSTANT")
 below = videos.groupby("model").ACC.mean() <= constant.ACC.mean()
 accuracy = (f"On the study's split, {int(below.sum())} of {len(below)} models have no higher "
-            "accuracy than the constant answer \"fake\", which says nothing about their ranking.")
+            "accuracy than the constant answer \"fake\"; accuracy says little there.")
 if units:
     run.answer(f"Tested on unseen {unseen} videos of people never met: "
                f"{cross_fitting.verdict(compared[unseen], lora, probe)} {accuracy}")

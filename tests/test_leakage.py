@@ -148,3 +148,12 @@ def test_a_planted_cue_is_found_where_frames_are_split_and_not_where_identities_
     assert strict.gap_low < 0 < strict.gap_high or abs(strict.gap) < 0.1
     words = leakage.describe_planted(found).splitlines()
     assert len(words) == 2 and "frame (leaky" in words[0] and ": raised, +0." in words[0]
+
+
+def test_the_answer_counts_the_gaps_that_are_clear_of_zero():
+    gaps = pd.DataFrame({"model": ["one", "two"] * 2, "design": ["frame"] * 2 + ["video"] * 2,
+                         "gap_low": [0.1, -0.1, -0.4, np.nan],
+                         "gap_high": [0.3, 0.2, -0.1, np.nan]})
+    words = leakage.answer(gaps)
+    assert "same video) raises the AUC in 1 and lowers it in 0 of 2 comparisons" in words
+    assert "scene and face) raises the AUC in 0 and lowers it in 1 of 2 comparisons" in words

@@ -84,7 +84,7 @@ def test_no_line_of_code_is_cut_off_on_the_page(notebook):
 def test_every_code_cell_is_introduced(notebook):
     for before, cell in zip(notebook.cells[3:], notebook.cells[4:],
                             strict=False):  # after the configuration
-        if cell.cell_type == "code":
+        if cell.cell_type == "code" and cell.source != "run.answer()":
             assert before.cell_type == "markdown", cell.source
 
 

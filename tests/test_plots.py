@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from dfnb.data import leak_splits
 from dfnb.evaluation import plots
 
 
@@ -134,3 +135,12 @@ def test_maps_have_a_row_for_the_change_and_one_for_each_detector(ax):
     assert [ax.get_ylabel() for ax in axes[::2]] == ["changed", "LoRA"]
     assert [len(ax.images) for ax in axes] == [1, 1, 2, 2]
     assert [bool(ax.collections) for ax in axes] == [True, False, True, False]
+
+
+def test_the_drawing_of_a_pair_shows_as_many_training_videos_in_every_design():
+    figure = plots.pair_and_twin(leak_splits.DESIGNS, leak_splits.ROLES)
+    for ax in figure.axes:
+        coloured = [patch.get_y() for patch in ax.patches if patch.get_facecolor() != (1, 1, 1, 1)]
+        rows = np.unique(np.round(coloured, 2), return_counts=True)[1]
+        assert rows.tolist() == [len(leak_splits.ROLES)] * len(leak_splits.DESIGNS)
+        assert [text.get_text() for text in ax.texts] == ["test"] * len(leak_splits.DESIGNS)

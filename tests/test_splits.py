@@ -461,3 +461,35 @@ def test_few_pairs_say_how_many_there_are():
             UserError,
             match="one training manipulation, the training split has FaceSwap, NeuralTextures"):
         splits.few_pairs(videos[KEY].assign(split="train"), videos, 2, seed=0)
+
+
+def test_complete_scenes_train_with_both_labels_and_the_rest_stays():
+    table = closed(20)
+    split_table = splits.split(table, "study", seed=1)
+    some = splits.complete_scenes(split_table, table)
+    kept = some[some.split == "train"].merge(table, on=KEY)
+    assert kept.groupby("target").label.nunique().eq(2).all()
+    before = split_table[split_table.split == "train"].merge(table, on=KEY)
+    whole = before.groupby("target").label.nunique().eq(2)
+    assert set(kept.target) == set(whole.index[whole]) and len(kept) < len(before)
+    others = [one[one.split != "train"].reset_index(drop=True) for one in (split_table, some)]
+    pd.testing.assert_frame_equal(*others)
+    reals = split_table[(split_table.split != "train") | (split_table.manipulation == "real")]
+    with pytest.raises(UserError, match="no scene of the training split has both"):
+        splits.complete_scenes(reals, table)
+
+
+def test_an_audit_in_words_has_both_labels_of_every_class():
+    audit = pd.DataFrame({"manipulation": ["real", "A"], "leak": "scene", "videos": [10, 20],
+                          "seen": [0.7, 1.0], "seen_as_real": [0.0, 0.7],
+                          "seen_as_fake": [0.7, 0.9]})
+    assert identity.describe(audit, "scene").splitlines() == [
+        "- Of 10 test videos of real, 0% share their scene with a training video labelled real, "
+        "and 70% with one labelled fake.",
+        "- Of 20 test videos of A, 70% share their scene with a training video labelled real, "
+        "and 90% with one labelled fake."]
+
+
+def test_fixed_lists_leave_only_the_training_seed_to_change():
+    assert splits.repeated("official-strict") == "training seed"
+    assert splits.repeated("study") == "draw of the split"

@@ -22,7 +22,8 @@ AT_LEAST_1 = ("at least 1", lambda value: value >= 1)
 POSITIVE = ("more than 0", lambda value: value > 0)
 RANGES = {  # of every number that a notebook declares: in words, and as a test
     **dict.fromkeys(["split_seed", "seed", "control_seed", "shown", "blocks", "steps", "planted",
-                     "looked", "most_calls", "fold_draws"], AT_LEAST_0),
+                     "looked", "most_calls", "fold_draws",
+                     "patience"], AT_LEAST_0),
     **dict.fromkeys(["repeats", "rank", "batch", "epochs", "draws", "folds", "pairs",
                      "validation_pairs", "frames", "few_draws", "few_steps", "few_frames",
                      "few_batch", "robust_frames", "planted_seeds", "training_seeds"], AT_LEAST_1),
