@@ -174,7 +174,7 @@ test = scores[(scores.split == "test") & (scores.split_seed == split_seed)]
 figure, axes = plt.subplots(2, 3, figsize=(11, 7))
 for (curve, *others), (unit, rows) in zip(
         axes, {"frame": test, "video": metrics.to_videos(test)}.items(), strict=True):
-    plots.roc({model: own for model, own in rows.groupby("model", sort=False)}, curve)
+    plots.roc({model: rows[rows.model == model] for model in test.model.unique()}, curve)
     counts = tables.chosen(per_split, unit).query("split_seed == @split_seed")
     counts = counts.set_index("model")
     for ax, model in zip(others, (probe, lora), strict=True):
@@ -275,7 +275,7 @@ below = videos.groupby("model").ACC.mean() <= constant.ACC.mean()
 accuracy = (f"On the study's split, {int(below.sum())} of {len(below)} models have no higher "
             "accuracy than the constant answer \"fake\"; accuracy says little there.")
 if units:
-    run.answer(f"Tested on unseen {unseen} videos of people never met: "
+    run.answer(f"Tested on unseen {unseen} videos of people never met. "
                f"{cross_fitting.verdict(compared[unseen], lora, probe)} {accuracy}")
 else:
     run.answer(f"{tables.answer(per_split, lora)} {tables.answer(per_split, probe)} {accuracy}")
