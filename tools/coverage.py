@@ -44,9 +44,8 @@ def binormal(labels: np.ndarray, values: np.ndarray, auc: float, spread: float) 
 
 def samples(auc: float, reals: int, fakes: int, *, within: float = 0.0, spread: float = 1.0,
             repeats: int = 1000, seed: int = 0) -> Iterator[tuple]:
-    """Yield labels, scores and groups (n,) of test sets; two identities make a group."""
-    labels = np.repeat([0, 1], [reals, fakes])
-    groups = np.concatenate([np.arange(reals), np.arange(fakes)]) // 2
+    """Yield labels, scores and groups (n,) of test sets."""
+    labels, groups = classes(reals, fakes)
     rng = np.random.default_rng(seed)
     for _ in range(repeats):
         yield labels, binormal(labels, noise(groups, within, rng), auc, spread), groups
@@ -89,12 +88,8 @@ def cross_fitted(groups: int, folds: int = 5, *, within: float = 0.0, spread: fl
     rows = []
     for _ in range(repeats):
         common, offset = noise(group, within, rng), rng.standard_normal(folds)[fold]
-        tables = []
-        for auc in AUCS:
-            own = noise(group, within, rng)
-            values = np.sqrt(CORRELATION) * common + np.sqrt(1 - CORRELATION) * own
-            score = binormal(labels, values, auc, spread) + offset
-            tables.append(videos.assign(score=score, threshold=threshold + offset))
+        tables = [videos.assign(score=scores + offset, threshold=threshold + offset)
+                  for scores in two_detectors(labels, group, common, within, spread, rng)]
         found = {"AUC": (cross_fitting.auc(tables[0], FEW), AUCS[0]),
                  "difference": (cross_fitting.difference(*tables, FEW), AUCS[0] - AUCS[1]),
                  "EER": (cross_fitting.eer(tables[0], FEW), error)}
@@ -104,20 +99,27 @@ def cross_fitted(groups: int, folds: int = 5, *, within: float = 0.0, spread: fl
     return pd.DataFrame(rows).mean()
 
 
-def paired(reals: int, fakes: int, *, per_group: int = 2, within: float = 0.0, spread: float = 1.0,
-           repeats: int = 1000, seed: int = 0) -> float:
-    """Return how often the interval of `comparison.compare` holds the true difference of AUCs.
+def two_detectors(labels: np.ndarray, groups: np.ndarray, common: np.ndarray, within: float,
+                  spread: float, rng: np.random.Generator) -> list[np.ndarray]:
+    """Return the scores (n,) of two detectors with the true `AUCS`, which share `common` noise."""
+    return [binormal(labels, np.sqrt(CORRELATION) * common
+                     + np.sqrt(1 - CORRELATION) * noise(groups, within, rng), auc, spread)
+            for auc in AUCS]
 
-    `per_group` videos of each class share an identity group, as long as there are any left.
-    """
-    labels, rng, hits = np.repeat([0, 1], [reals, fakes]), np.random.default_rng(seed), 0
-    groups = np.concatenate([np.arange(reals), np.arange(fakes)]) // per_group
+
+def classes(reals: int, fakes: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return labels and groups (n,) of a test set; two identities make a group."""
+    groups = np.concatenate([np.arange(reals), np.arange(fakes)]) // 2
+    return np.repeat([0, 1], [reals, fakes]), groups
+
+
+def paired(reals: int, fakes: int, *, within: float = 0.0, spread: float = 1.0,
+           repeats: int = 1000, seed: int = 0) -> float:
+    """Return how often the interval of `comparison.compare` holds the true difference of AUCs."""
+    (labels, groups), rng, hits = classes(reals, fakes), np.random.default_rng(seed), 0
     for _ in range(repeats):
-        common, scores = noise(groups, within, rng), []
-        for auc in AUCS:
-            own = noise(groups, within, rng)
-            values = np.sqrt(CORRELATION) * common + np.sqrt(1 - CORRELATION) * own
-            scores.append(binormal(labels, values, auc, spread))
+        common = noise(groups, within, rng)
+        scores = two_detectors(labels, groups, common, within, spread, rng)
         found = comparison.compare(labels, *scores, groups, FEW)
         hits += found["low"] <= AUCS[0] - AUCS[1] <= found["high"]
     return hits / repeats

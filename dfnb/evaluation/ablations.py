@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from scipy.stats import t as student
 
-from dfnb.evaluation import published
+from dfnb.evaluation import intervals, published
 
 SPLITS = ["validation", "test"]
 FACTORS = ["rank", "alpha", "dropout", "blocks", "fraction"]
@@ -121,9 +121,7 @@ def doubled_data(runs: pd.DataFrame, value: str, confidence: float = 0.95) -> di
         row |= {"effect": np.mean(slopes), "lowest": min(slopes), "highest": max(slopes)}
     if len(slopes) < LEAST_DRAWS:
         return row | {"reason": f"{len(slopes)} draws are too few, {LEAST_DRAWS} are needed"}
-    quantile = student.ppf((1 + confidence) / 2, len(slopes) - 1)
-    half = quantile * np.std(slopes, ddof=1) / len(slopes) ** 0.5
-    return row | {"low": row["effect"] - half, "high": row["effect"] + half}
+    return row | dict(zip(("low", "high"), intervals.over_draws(slopes, confidence), strict=True))
 
 
 def cells(grid: pd.DataFrame) -> pd.DataFrame:

@@ -8,11 +8,13 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
-from scipy.stats import t as student
 
 from dfnb.data import perturbations, splits
 from dfnb.data.crops import CropView
-from dfnb.evaluation import method_comparison, metrics
+from dfnb.evaluation import intervals, method_comparison, metrics
+from dfnb.evaluation.intervals import NAN
+
+LEAST_DRAWS = 3  # of pairs, for an interval
 
 
 def few_shot(experiment, split_table: pd.DataFrame,
@@ -50,11 +52,10 @@ def few_shot_table(curves: pd.DataFrame, confidence: float = 0.95) -> pd.DataFra
     videos. It is NaN for fewer than three draws.
     """
     grouped = curves.groupby(["model", "pairs"], sort=False)["frame_AUC"]
-    found = grouped.agg(["mean", "min", "max", "std", "size"])
-    half = student.ppf((1 + confidence) / 2, found["size"] - 1) * found["std"] \
-        / found["size"] ** 0.5
-    half = half.where(found["size"] >= 3)
-    return found.drop(columns="std").assign(low=found["mean"] - half, high=found["mean"] + half)
+    found = grouped.agg(["mean", "min", "max", "size"])
+    bounds = [intervals.over_draws(values, confidence) if len(values) >= LEAST_DRAWS
+              else (NAN, NAN) for _, values in grouped]
+    return found.assign(**dict(zip(("low", "high"), np.transpose(bounds), strict=True)))
 
 
 def robustness(detectors: Mapping, view: CropView, *, seed: int = 0,

@@ -44,9 +44,20 @@ class Interval(NamedTuple):
     reason: str = ""
 
 
-def words(value: float, low: float, high: float) -> str:
-    """Return a difference with its interval as a text, such as "+0.050 (-0.010 to +0.110)"."""
-    return f"{value:+.3f} ({low:+.3f} to {high:+.3f})"
+def words(value: float, low: float, high: float, sign: str = "+") -> str:
+    """Return a difference with its interval as a text, such as "+0.050 (-0.010 to +0.110)".
+
+    `sign` "" leaves out the plus, for a value that is no difference.
+    """
+    return f"{value:{sign}.3f} ({low:{sign}.3f} to {high:{sign}.3f})"
+
+
+def over_draws(values: ArrayLike, confidence: float = 0.95) -> tuple[float, float]:
+    """Return Student's interval (low, high) of the mean of two or more independent draws."""
+    values = np.asarray(values, float)
+    quantile = student.ppf((1 + confidence) / 2, len(values) - 1)
+    half = float(quantile * np.std(values, ddof=1) / len(values) ** 0.5)
+    return float(values.mean()) - half, float(values.mean()) + half
 
 
 def newcombe(

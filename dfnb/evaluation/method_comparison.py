@@ -225,9 +225,7 @@ def simultaneous(trials: Mapping, fakes: Sequence[str], bootstrap: Bootstrap = D
 
     Each has the confidence 1 - (1 - confidence) / k for the k models that are no constant answer.
     """
-    plain = table(trials, fakes, replace(DEFAULT, draws=2))
-    count = int(plain.groupby(["protocol", "fakes"])["model"].size().max())
-    count -= int((plain["model"] == "always fake").any())
+    count = len({model for _, model in trials} - {"always fake"})
     level = 1 - (1 - bootstrap.confidence) / max(count, 1)
     return table(trials, fakes, replace(bootstrap, confidence=level))
 
@@ -256,11 +254,12 @@ def _standing(rows: pd.DataFrame) -> str:
 
 def best_two(trials: Mapping, protocol: str, kind: str, bootstrap: Bootstrap = DEFAULT) -> str:
     """Compare the two models with the largest video AUC directly, in one sentence."""
-    of_protocol = {key: trial for key, trial in trials.items() if key[0] == protocol}
-    ranked = table(of_protocol, [kind], replace(DEFAULT, draws=2)).sort_values(
-        "video_AUC", ascending=False, kind="stable")["model"].tolist()
-    first, second = ranked[:2]
-    pair = {key: trial for key, trial in of_protocol.items() if key[1] in (first, second)}
+    tested = {model: metrics.to_videos(against(trial.scores, kind))
+              for (name, model), trial in trials.items() if name == protocol}
+    aucs = {model: metrics.auc(videos["label"], videos["score"])
+            for model, videos in tested.items() if videos["label"].nunique() == 2}
+    first, second = sorted(aucs, key=aucs.__getitem__, reverse=True)[:2]
+    pair = {(protocol, model): trials[protocol, model] for model in (first, second)}
     row = differences(pair, [kind], bootstrap, reference=second).iloc[0]
     found = (intervals.words(row.difference, row.low, row.high) if not row.reason
              else f"{row.difference:+.3f}, without an interval ({row.reason})")
