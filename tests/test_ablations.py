@@ -3,6 +3,8 @@
 import itertools
 import json
 import re
+from pathlib import Path
+from types import SimpleNamespace
 
 import matplotlib
 
@@ -13,6 +15,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import yaml
+from scipy.special import logit
 
 from dfnb import cli
 from dfnb.evaluation import ablations, published, sweep_plots
@@ -78,6 +81,22 @@ def test_the_answer_names_signs_only_where_the_interval_leaves_out_zero():
                   "up (+0.020, +0.010 to +0.030) on test", "down (-0.030, -0.040 to -0.020)",
                   "open (+0.001, -0.010 to +0.012)", "+0.100 (2 draws are too few)"):
         assert words in text
+
+
+def test_runs_on_other_draws_of_the_split_are_not_compared_video_by_video(monkeypatch):
+    grid = runs(GRID[:2] * 2, split_seed=[0, 0, 1, 1]).assign(run=["a", "b", "c", "d"])
+    planned = [SimpleNamespace(folder=Path(name)) for name in grid.run]
+    videos = pd.DataFrame({"video": ["1", "2", "3", "4", "5", "6"], "label": [0, 0, 0, 1, 1, 1],
+                           "group": range(6), "split": "test"})
+    shares = {"a": [.1, .2, .3, .6, .7, .9], "b": [.2, .3, .5, .4, .6, .8]}  # of split seed 0
+    monkeypatch.setattr(results, "load", lambda profile: None)
+    monkeypatch.setattr(results.grids, "expand", lambda settings: planned)
+    monkeypatch.setattr(results, "read", lambda folder: SimpleNamespace(
+        scores=videos.assign(score=shares[folder.name])))
+    alike = results.correlations("tiny", grid)
+    assert alike["reals"] == pytest.approx(np.corrcoef(
+        *(logit(shares[name][:3]) for name in "ab"))[0, 1])
+    assert results.optimism("tiny", grid)["apparent"] == 1.0
 
 
 def test_all_cells_stand_in_one_table_the_best_first():

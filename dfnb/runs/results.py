@@ -159,7 +159,8 @@ def correlations(profile: str, grid: pd.DataFrame) -> dict[str, float]:
 
 
 def _test_videos(profile: str, grid: pd.DataFrame) -> list[pd.DataFrame]:
-    """Return the test videos of each finished run."""
+    """Return the test videos of each finished run of the grid's first draw of the split."""
+    done = grid[(grid.state == "done") & (grid.split_seed == grid.split_seed.min())]
     folders = {planned.folder.name: planned.folder for planned in grids.expand(load(profile))}
     return [metrics.to_videos(read(folders[name]).scores.query("split == 'test'"))
-            for name in grid[grid.state == "done"].run]
+            for name in done.run]
