@@ -228,8 +228,8 @@ run.answer(cross_fitting.seen_and_unseen(crossed, "LoRA", train_on, test_on) if 
 # %% [markdown]
 # ## Try it
 #
-# - Adapt one block more: `dfnb run 03 -p blocks 2 -p repeats 1`. What happens on the manipulation of
-#   the training split, and what on the unseen one?
+# - Adapt two blocks: `dfnb run 03 -p blocks 2 -p repeats 1`. What happens on the manipulation of the
+#   training split, and what on the unseen one?
 # - Train on half of the people: `dfnb run 03 -p fraction 0.5 -p fold_draws 0` (the fraction holds
 #   for the study's split).
 # - Turn the question round: `dfnb run 03 -p train_on NeuralTextures -p test_on FaceSwap`.

@@ -255,10 +255,10 @@ run.answer(ablations.answer(effects, data))
 # ## Try it
 #
 # - Which runs are planned, and which are done: `dfnb sweep --profile demo --dry-run`.
-# - One cell on another draw of the split:
+# - One run with another rank and alpha on another draw of the split, otherwise as in chapter 3:
 #   `dfnb run 03 -p rank 32 -p alpha 16 -p split_seed 3 -p repeats 1 -p fold_draws 0`.
 # - Add `seeds: [0, 1]` to the sweep `grid` in `params/demo.yaml` and run `dfnb study` again. Do the
-#   effects keep their signs on other test people?
+#   effects keep their signs with the test people of two draws? (Maps and optimism show the first.)
 
 # %%
 changing = ["seconds", "memory"]
